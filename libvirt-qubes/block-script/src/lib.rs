@@ -1,0 +1,1 @@
+//! Loop devices and the disks' hotplug program.

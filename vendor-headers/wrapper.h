@@ -1,0 +1,1 @@
+/* the headers that we bind */

@@ -1,0 +1,1 @@
+../vendor-headers/wrapper.h
