@@ -1,1 +1,13 @@
-//! Library.
+//! Control of a hypervisor for Qubes-style systems: domains, devices and storage over libxl, and, with the
+//! feature `qubes` (default), the Qubes model on top.
+//!
+//! The lower layer is usable alone, without daemon, database or RPC. Nothing here knows a byte of the
+//! management API's wire format.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod error;
+pub mod hypervisor;
+pub mod ids;
+
+pub use error::{At, Error, Kind, Op, Result};
