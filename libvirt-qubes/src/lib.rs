@@ -9,5 +9,6 @@ pub mod config;
 pub mod error;
 pub mod hypervisor;
 pub mod ids;
+pub mod storage;
 
 pub use error::{At, Error, Kind, Op, Result};
