@@ -10,5 +10,6 @@ pub mod error;
 pub mod exec;
 pub mod hypervisor;
 pub mod ids;
+pub mod sim;
 
 pub use error::{At, Error, Kind, Op, Result};
