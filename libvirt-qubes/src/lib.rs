@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod contract;
 pub mod error;
 pub mod exec;
 pub mod hypervisor;
