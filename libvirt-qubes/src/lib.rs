@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod device;
 pub mod error;
 pub mod hypervisor;
 pub mod ids;
