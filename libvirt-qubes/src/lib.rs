@@ -10,5 +10,7 @@ pub mod device;
 pub mod error;
 pub mod hypervisor;
 pub mod ids;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use error::{At, Error, Kind, Op, Result};
