@@ -13,6 +13,8 @@ use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
+use bindgen::callbacks::{DeriveInfo, ParseCallbacks, TypeKind};
+
 /// What is bound: every function that the workspace calls, or will in the device and suspend operations.
 /// Types come along with the functions that name them.
 const FUNCTIONS: &[&str] = &[
@@ -179,6 +181,16 @@ fn first_line(text: &str) -> &str {
     text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("pkg-config failed")
 }
 
+/// Enums own nothing: they may be copied, although `derive_copy(false)` is there for everything else.
+#[derive(Debug)]
+struct EnumsAreNumbers;
+
+impl ParseCallbacks for EnumsAreNumbers {
+    fn add_derives(&self, info: &DeriveInfo<'_>) -> Vec<String> {
+        if matches!(info.kind, TypeKind::Enum) { vec!["Copy".to_owned()] } else { Vec::new() }
+    }
+}
+
 fn bind(folders: &[PathBuf], target: &Path) -> Result<(), Box<dyn Error>> {
     let mut builder = bindgen::Builder::default()
         .header("wrapper.h")
@@ -191,7 +203,8 @@ fn bind(folders: &[PathBuf], target: &Path) -> Result<(), Box<dyn Error>> {
         .generate_comments(false)
         .layout_tests(true)
         .raw_line("use libc::{pollfd, timeval, FILE};")
-        .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()));
+        .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()))
+        .parse_callbacks(Box::new(EnumsAreNumbers));
     for function in FUNCTIONS {
         builder = builder.allowlist_function(function);
     }

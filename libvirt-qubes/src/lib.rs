@@ -13,5 +13,7 @@ pub mod exec;
 pub mod hypervisor;
 pub mod ids;
 pub mod sim;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use error::{At, Error, Kind, Op, Result};
