@@ -4,4 +4,5 @@
 //! how its answer looks.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod wire;
