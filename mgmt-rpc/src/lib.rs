@@ -4,5 +4,20 @@
 //! how its answer looks.
 #![forbid(unsafe_code)]
 
+use std::pin::Pin;
+
+pub mod client;
 pub mod config;
+pub mod cx;
+pub mod dispatch;
+pub mod failure;
+pub mod permission;
+pub mod reply;
+pub mod request;
+pub mod server;
+pub mod table;
+pub mod untrusted;
 pub mod wire;
+
+/// A future in a box, as handlers return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
