@@ -6,9 +6,15 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod contract;
+pub mod device;
 pub mod error;
+pub mod exec;
 pub mod hypervisor;
 pub mod ids;
+pub mod sim;
 pub mod storage;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use error::{At, Error, Kind, Op, Result};
