@@ -20,7 +20,8 @@ use libvirt_qubes::storage::{
 use crate::filesystem::{Mkfs, Mounted};
 
 /// Large enough that a file whose data is not durable shows it.
-const SIZE: u64 = 256 * 1024;
+const BYTES: usize = 256 * 1024;
+const SIZE: u64 = BYTES as u64;
 
 const CHILD_ENTRY: &str = "crash::child_entry";
 
@@ -167,7 +168,7 @@ const SCENARIOS: &[Scenario] = &[
         act: |b| {
             let size = ImportSize::Exactly(ByteSize::bytes(SIZE));
             let mut import = b.driver.begin_import(&b.id, &b.spec, size).unwrap();
-            import.write(&[5; SIZE as usize]).unwrap();
+            import.write(&[5; BYTES]).unwrap();
             import.finish().unwrap();
         },
         check: |b, ended| match b.committed() {
@@ -186,7 +187,7 @@ const SCENARIOS: &[Scenario] = &[
         prepare: |_| {},
         act: |b| {
             let mut import = b.driver.begin_import(&b.id, &b.spec, ImportSize::AsItComes).unwrap();
-            import.write(&[5; SIZE as usize]).unwrap();
+            import.write(&[5; BYTES]).unwrap();
             import.finish().unwrap();
         },
         check: |b, ended| match b.committed() {
@@ -205,7 +206,7 @@ const SCENARIOS: &[Scenario] = &[
         prepare: |b| b.runs(&[1, 2]),
         act: |b| {
             let mut import = b.driver.begin_import(&b.id, &b.spec, ImportSize::AsItComes).unwrap();
-            import.write(&[5; SIZE as usize]).unwrap();
+            import.write(&[5; BYTES]).unwrap();
             import.abort().unwrap();
         },
         check: |b, _| {
@@ -401,7 +402,7 @@ impl Bench {
     /// As a guest that syncs.
     fn write(&self, path: &Path, content: Content) {
         let file = std::fs::File::options().write(true).open(path).unwrap();
-        file.write_all_at(&[content; SIZE as usize], 0).unwrap();
+        file.write_all_at(&[content; BYTES], 0).unwrap();
         file.sync_all().unwrap();
     }
 
@@ -412,7 +413,7 @@ impl Bench {
     fn committed(&self) -> Option<Content> {
         match self.driver.export(&self.id, &self.spec) {
             Ok(export) => {
-                let mut data = vec![0; SIZE as usize];
+                let mut data = vec![0; BYTES];
                 export.file().read_exact_at(&mut data, 0).unwrap();
                 let content = data[0];
                 assert!(data.iter().all(|b| *b == content), "a mixture of states");
@@ -577,15 +578,19 @@ fn file_reflink_loses_nothing_and_leaves_nothing_when_it_is_killed() {
 
 #[test]
 fn file_loses_nothing_and_leaves_nothing_when_the_power_is_cut() {
-    power_cut(Flavour::File, "file_loses_nothing_and_leaves_nothing_when_the_power_is_cut");
+    power_cut(Flavour::File, Mkfs::OldXfs, "file_loses_nothing_and_leaves_nothing_when_the_power_is_cut");
 }
 
 #[test]
 fn file_reflink_loses_nothing_and_leaves_nothing_when_the_power_is_cut() {
-    power_cut(Flavour::Reflink, "file_reflink_loses_nothing_and_leaves_nothing_when_the_power_is_cut");
+    power_cut(
+        Flavour::Reflink,
+        Mkfs::Xfs,
+        "file_reflink_loses_nothing_and_leaves_nothing_when_the_power_is_cut",
+    );
 }
 
-fn power_cut(flavour: Flavour, test: &str) {
-    let Some(xfs) = Mounted::new(Mkfs::Xfs, 512 << 20, test) else { return };
+fn power_cut(flavour: Flavour, mkfs: Mkfs, test: &str) {
+    let Some(xfs) = Mounted::new(mkfs, 512 << 20, test) else { return };
     crash_everywhere(&xfs.path(), flavour, &Crash::PowerCut(&xfs));
 }

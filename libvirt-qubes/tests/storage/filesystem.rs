@@ -14,6 +14,8 @@ pub(crate) struct Mounted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mkfs {
     Xfs,
+    /// XFS whose files cannot share blocks.
+    OldXfs,
     Btrfs,
     Ext4,
 }
@@ -22,6 +24,7 @@ impl Mkfs {
     fn command(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::Xfs => ("mkfs.xfs", &["-q", "-f", "-m", "reflink=1"]),
+            Self::OldXfs => ("mkfs.xfs", &["-q", "-f", "-m", "reflink=0"]),
             Self::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
             Self::Ext4 => ("mkfs.ext4", &["-q", "-F"]),
         }
@@ -65,7 +68,7 @@ impl Mounted {
 
     /// Everything that was not made durable is lost: the file system is stopped without its log, and mounted anew.
     pub(crate) fn cut_power(&self) {
-        assert_eq!(self.mkfs, Mkfs::Xfs, "only XFS is stopped in this way");
+        assert!(matches!(self.mkfs, Mkfs::Xfs | Mkfs::OldXfs), "only XFS is stopped in this way");
         run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.path())).unwrap();
         run(Command::new("umount").arg(self.path())).unwrap();
         self.mount().unwrap();

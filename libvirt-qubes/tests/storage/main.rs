@@ -4,3 +4,7 @@
 mod contract;
 mod crash;
 mod filesystem;
+mod front;
+mod images;
+mod kernel;
+mod model;
