@@ -15,5 +15,6 @@ pub mod ids;
 pub mod sim;
 #[cfg(feature = "xen")]
 pub mod xen;
+pub mod storage;
 
 pub use error::{At, Error, Kind, Op, Result};
