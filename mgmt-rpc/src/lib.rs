@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 
+pub mod args;
 pub mod client;
 pub mod config;
 pub mod cx;
