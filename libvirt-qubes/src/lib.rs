@@ -9,5 +9,7 @@ pub mod config;
 pub mod error;
 pub mod hypervisor;
 pub mod ids;
+#[cfg(feature = "qubes")]
+pub mod qubes;
 
 pub use error::{At, Error, Kind, Op, Result};
