@@ -6,8 +6,15 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod contract;
+pub mod device;
 pub mod error;
+pub mod exec;
 pub mod hypervisor;
 pub mod ids;
+pub mod sim;
+#[cfg(feature = "xen")]
+pub mod xen;
+pub mod storage;
 
 pub use error::{At, Error, Kind, Op, Result};
