@@ -16,6 +16,17 @@ use serde::{Deserialize, Serialize};
 /// Where the file is looked for when no flag names one.
 pub const DEFAULT_FILE: &str = "/etc/mgmtd/mgmtd.toml";
 
+/// Where the daemon listens when nothing says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/mgmtd/mgmtd.sock";
+
+/// Which variable of the environment tells `mgmt` and `mgmt-qrexec` of another socket.
+pub const SOCKET_VARIABLE: &str = "MGMT_SOCKET";
+
+/// The socket that clients connect to when no flag names one.
+pub fn client_socket() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE).map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -101,7 +112,7 @@ pub struct Sockets {
 
 impl Default for Sockets {
     fn default() -> Self {
-        Self { main: vec!["/run/mgmtd/mgmtd.sock".into()], internal: None, misc: None }
+        Self { main: vec![DEFAULT_SOCKET.into()], internal: None, misc: None }
     }
 }
 
