@@ -29,6 +29,8 @@ pub mod sequencer;
 pub mod snapshot;
 pub mod store;
 pub mod subscription;
+#[cfg(test)]
+mod testing;
 pub mod value;
 pub mod vm;
 pub mod volume;
