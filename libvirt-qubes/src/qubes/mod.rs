@@ -42,6 +42,8 @@ mod start;
 mod stop;
 pub mod store;
 pub mod subscription;
+#[cfg(test)]
+mod testing;
 pub mod value;
 pub mod vm;
 pub mod volume;
