@@ -16,5 +16,7 @@ pub mod sim;
 #[cfg(feature = "xen")]
 pub mod xen;
 pub mod storage;
+#[cfg(feature = "qubes")]
+pub mod qubes;
 
 pub use error::{At, Error, Kind, Op, Result};

@@ -1,0 +1,194 @@
+//! The store: an SQLite database in the state directory, and one connection that writes it.
+//!
+//! It owns the files of the state directory that begin with `state.db`, `lock` and `ballast`, and knows how
+//! rows become a [`Model`]. What may be written it does not judge: that is the model's. All methods block.
+
+mod ballast;
+pub(super) mod columns;
+pub(super) mod error;
+mod first;
+mod load;
+mod lock;
+mod schema;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use self::ballast::Ballast;
+use self::error::AtStore;
+pub use self::first::FirstStart;
+use self::lock::StateLock;
+use super::model::Model;
+use crate::error::{At, Error, Kind, Op, Result};
+
+/// Numbers of events are reserved in the store in blocks of this size, so that a restart begins above all
+/// that were given out.
+const NUMBER_BLOCK: u64 = 1 << 32;
+
+/// An open store. It is alone: the state directory is locked for as long as this lives.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) db: Connection,
+    /// The database's path, for messages.
+    pub(super) name: String,
+    ballast: Ballast,
+    reserved_numbers: u64,
+    _lock: StateLock,
+}
+
+/// What was found in a store.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// Its content.
+    pub model: Model,
+    /// Numbers of events up to this one may have been given out.
+    pub last_number: u64,
+    /// Whether this was the first start, with the store made just now.
+    pub start: Start,
+}
+
+/// Whether a store was made or found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It was made.
+    First,
+    /// It was found.
+    Later,
+}
+
+impl Store {
+    /// Opens the store in a state directory, which is made (mode 0700) if it is missing, and reads it.
+    ///
+    /// On a first start `first` decides about the pools; it is not called otherwise. A bad row is set aside
+    /// and reported, never an error.
+    ///
+    /// # Errors
+    /// `Kind::Busy` when another process uses the directory (the source names it); `Kind::Unsupported` when
+    /// a newer release wrote it; `Kind::Corrupt` when it is no store; what the file system says otherwise.
+    pub fn open(dir: &Path, first: impl FnOnce() -> Result<FirstStart>) -> Result<Opened> {
+        make_folder(dir)?;
+        let lock = StateLock::take(dir)?;
+        let path = dir.join("state.db");
+        let name = path.display().to_string();
+        let mut db = connect(&path)?;
+        let before = schema::migrate(&mut db, &name, |db| {
+            for write in first::contents(&first()?)? {
+                write.execute(db).at_store(&name)?;
+            }
+            Ok(())
+        })?;
+        File::open(dir).and_then(|dir| dir.sync_all()).at(Op::Store, dir.display())?;
+        let model = load::model(&db, &name)?;
+        let ballast = Ballast::load(dir);
+        let last_number = reserved_numbers(&db, &name)?;
+        let mut store = Self { db, name, ballast, reserved_numbers: last_number, _lock: lock };
+        store.reserve_numbers(last_number)?;
+        let start = match before {
+            schema::Before::Empty => Start::First,
+            schema::Before::Filled => Start::Later,
+        };
+        Ok(Opened { store, model, last_number, start })
+    }
+
+    /// Reserves numbers of events for a while beyond `number`, in a transaction of its own, if those that
+    /// are reserved run short.
+    pub(super) fn reserve_numbers(&mut self, number: u64) -> Result<()> {
+        let wanted = number.saturating_add(NUMBER_BLOCK / 2);
+        if wanted < self.reserved_numbers {
+            return Ok(());
+        }
+        let reserved = number.saturating_add(NUMBER_BLOCK);
+        let sql = "INSERT INTO meta (key, value) VALUES ('event_numbers', ?1)
+            ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        let write = |db: &Connection| db.execute(sql, [reserved.to_string()]).at_store(&self.name);
+        match write(&self.db) {
+            Err(error) if error.kind() == Kind::NoSpace && self.ballast.give_up() => write(&self.db)?,
+            result => result?,
+        };
+        self.reserved_numbers = reserved;
+        Ok(())
+    }
+
+    /// Folds the log into the database and closes it.
+    pub(super) fn close(self) -> Result<()> {
+        let folded = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").at_store(&self.name);
+        let closed = self.db.close().map_err(|(_, error)| error).at_store(&self.name);
+        folded.and(closed)
+    }
+
+    /// Gives the ballast up on a full file system; `false` when there is none.
+    pub(super) fn give_up_ballast(&mut self) -> bool {
+        self.ballast.give_up()
+    }
+
+    /// Puts the ballast back if it was given up and there is room again.
+    pub(super) fn restore_ballast(&mut self) {
+        self.ballast.restore();
+    }
+}
+
+fn reserved_numbers(db: &Connection, name: &str) -> Result<u64> {
+    use rusqlite::OptionalExtension;
+    let sql = "SELECT value FROM meta WHERE key = 'event_numbers'";
+    let text: Option<String> = db.query_row(sql, [], |row| row.get(0)).optional().at_store(name)?;
+    let Some(text) = text else { return Ok(0) };
+    text.parse().map_err(|error| Error::new(Kind::Corrupt, Op::Store, name).because(error))
+}
+
+fn make_folder(dir: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).at(Op::Store, dir.display())?;
+    let mode = std::fs::metadata(dir).at(Op::Store, dir.display())?.mode();
+    if mode & 0o022 != 0 {
+        tracing::warn!(dir = %dir.display(), mode = format!("{mode:o}"), "others may write the state directory");
+    }
+    Ok(())
+}
+
+fn connect(path: &PathBuf) -> Result<Connection> {
+    let name = path.display().to_string();
+    let name = name.as_str();
+    // Made here, for its mode: SQLite gives the files beside it the same.
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).at(Op::Store, name)?;
+    let db = Connection::open(path).at_store(name)?;
+    // The lock of the directory keeps others out; with SQLite's own held throughout, the index of the WAL is
+    // kept in memory, not in a file that has to grow when the disk is full.
+    pragma(&db, path, "locking_mode", "exclusive")?;
+    // A commit appends to one file and is one fsync; a crash leaves the last commit.
+    pragma(&db, path, "journal_mode", "wal")?;
+    // fsync at every commit: what is acknowledged survives a power cut.
+    db.pragma_update(None, "synchronous", "full").at_store(name)?;
+    // Off by default in SQLite.
+    db.pragma_update(None, "foreign_keys", true).at_store(name)?;
+    // No schema of a foreign file runs code.
+    db.pragma_update(None, "trusted_schema", false).at_store(name)?;
+    // A page whose content is damaged is an error, not an answer.
+    db.pragma_update(None, "cell_size_check", true).at_store(name)?;
+    // The log goes back to this size at a checkpoint after a burst.
+    pragma(&db, path, "journal_size_limit", "4194304")?;
+    db.set_prepared_statement_cache_capacity(64);
+    Ok(db)
+}
+
+/// Sets what answers with the value in force, and checks it.
+fn pragma(db: &Connection, path: &Path, pragma: &str, wanted: &str) -> Result<()> {
+    let set: rusqlite::types::Value =
+        db.pragma_update_and_check(None, pragma, wanted, |row| row.get(0)).at_store(path.display())?;
+    let in_force = match set {
+        rusqlite::types::Value::Text(text) => text,
+        rusqlite::types::Value::Integer(number) => number.to_string(),
+        rusqlite::types::Value::Null | rusqlite::types::Value::Real(_) | rusqlite::types::Value::Blob(_) => {
+            String::new()
+        }
+    };
+    if in_force == wanted {
+        Ok(())
+    } else {
+        let why = format!("{pragma} is {in_force:?} where {wanted:?} is needed");
+        Err(Error::new(Kind::Unsupported, Op::Store, path.display()).because(why))
+    }
+}
