@@ -30,22 +30,15 @@ async fn events(cx: &Cx<Host>) -> Result<Reply, Failure> {
         (Some(only), Subject::Vm { uuid, .. }) => *uuid == only,
         (Some(_), Subject::System) => false,
     });
-    Ok(Reply::Events(Box::new(Stream { established: false, subscription })))
+    Ok(Reply::Events(Box::new(Stream(subscription))))
 }
 
-struct Stream {
-    established: bool,
-    subscription: Subscription,
-}
+struct Stream(Subscription);
 
 impl EventStream for Stream {
     fn next(&mut self) -> BoxFuture<'_, Option<Event>> {
         Box::pin(async move {
-            if !self.established {
-                self.established = true;
-                return Some(Event::connection_established());
-            }
-            Some(match self.subscription.next().await {
+            Some(match self.0.next().await {
                 Delivery::Event(event) => announce::event(&event.event),
                 Delivery::Lost { .. } => Event::lost(),
             })
