@@ -8,10 +8,13 @@
 pub mod config;
 pub mod contract;
 pub mod device;
+pub mod domain;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod hypervisor;
 pub mod ids;
 pub mod sim;
+pub mod toolstack;
 
 pub use error::{At, Error, Kind, Op, Result};
