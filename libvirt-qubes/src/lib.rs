@@ -8,7 +8,9 @@
 pub mod config;
 pub mod contract;
 pub mod device;
+pub mod domain;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod hypervisor;
 pub mod ids;
@@ -18,5 +20,6 @@ pub mod sim;
 pub mod storage;
 #[cfg(feature = "xen")]
 pub mod xen;
+pub mod toolstack;
 
 pub use error::{At, Error, Kind, Op, Result};
