@@ -18,8 +18,9 @@ pub mod ids;
 pub mod qubes;
 pub mod sim;
 pub mod storage;
+pub mod toolstack;
 #[cfg(feature = "xen")]
 pub mod xen;
-pub mod toolstack;
 
 pub use error::{At, Error, Kind, Op, Result};
+pub use toolstack::Toolstack;
