@@ -27,6 +27,8 @@ pub mod refusal;
 pub mod remove;
 pub mod sequencer;
 pub mod snapshot;
+#[cfg(test)]
+mod state_test;
 pub mod store;
 pub mod subscription;
 #[cfg(test)]
