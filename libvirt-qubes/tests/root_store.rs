@@ -1,5 +1,6 @@
 //! A full file system, and one that cannot be written. Needs root: it mounts a tmpfs.
 #![cfg(feature = "qubes")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -121,10 +122,9 @@ impl Rig {
 }
 
 fn kind(result: Result<impl std::fmt::Debug, HostError>) -> Kind {
-    match result.unwrap_err() {
-        HostError::Failed(error) => error.kind(),
-        other => panic!("{other:?}"),
-    }
+    let error = result.unwrap_err();
+    let HostError::Failed(error) = error else { panic!("{error:?}") };
+    error.kind()
 }
 
 #[test]

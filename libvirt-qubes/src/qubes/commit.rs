@@ -413,10 +413,10 @@ mod tests {
     fn events(subscription: &mut super::super::subscription::Subscription) -> Vec<String> {
         std::iter::from_fn(|| subscription.try_next())
             .map(|delivery| match delivery {
-                Delivery::Event(event) => match &event.event.kind {
-                    EventKind::PoolAdd { pool } => pool.to_string(),
-                    other => format!("{other:?}"),
-                },
+                Delivery::Event(event) => {
+                    let EventKind::PoolAdd { pool } = &event.event.kind else { panic!("{event:?}") };
+                    pool.to_string()
+                }
                 Delivery::Lost { .. } => "lost".to_owned(),
             })
             .collect()

@@ -138,10 +138,7 @@ pub fn finish(snapshot: &Snapshot, plan: &Plan) -> Result<Diff<Arc<Vm>>, Refused
     if let Some(Some(template)) = vm.reference(Property::Template) {
         template::fits(vm.class, model.find_uuid(template)?)?;
     }
-    for target in vm.properties.values().filter_map(|value| match value {
-        Value::Vm(target) => *target,
-        Value::Str(_) | Value::Int(_) | Value::Bool(_) | Value::Label(_) | Value::Pool(_) => None,
-    }) {
+    for target in vm.properties.values().filter_map(Value::as_vm) {
         model.find_uuid(target)?;
     }
     if model.label(vm.label).is_none() {

@@ -66,7 +66,6 @@ pub struct PropertyChange {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum EventKind {
     /// A VM was added (system).
     DomainAdd {

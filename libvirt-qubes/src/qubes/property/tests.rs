@@ -31,6 +31,7 @@ fn text(text: &str) -> Shown {
     Shown::Str(text.into())
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others are shown as they are")]
 /// Events as `subject kind property`.
 fn short(events: &[ModelEvent]) -> Vec<String> {
     let change = |kind: &str, change: &super::super::event::PropertyChange| {
