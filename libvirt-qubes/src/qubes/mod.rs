@@ -40,6 +40,8 @@ mod settings;
 pub mod snapshot;
 mod start;
 mod stop;
+#[cfg(test)]
+mod state_test;
 pub mod store;
 pub mod subscription;
 #[cfg(test)]
