@@ -12,11 +12,11 @@ pub mod error;
 pub mod exec;
 pub mod hypervisor;
 pub mod ids;
-pub mod sim;
-#[cfg(feature = "xen")]
-pub mod xen;
-pub mod storage;
 #[cfg(feature = "qubes")]
 pub mod qubes;
+pub mod sim;
+pub mod storage;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use error::{At, Error, Kind, Op, Result};

@@ -7,12 +7,14 @@
 use std::pin::Pin;
 
 pub mod args;
+pub mod calls;
 pub mod client;
 pub mod config;
 pub mod cx;
 pub mod dispatch;
 pub mod failure;
 pub mod permission;
+pub mod refusal;
 pub mod reply;
 pub mod request;
 pub mod server;
