@@ -11,6 +11,7 @@ pub mod calls;
 pub mod client;
 pub mod config;
 pub mod cx;
+pub mod daemon;
 pub mod dispatch;
 pub mod failure;
 pub mod permission;
