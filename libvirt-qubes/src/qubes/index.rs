@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::class::VmClass;
 use super::global::Global;
 use super::ids::{LabelIndex, PendingId};
+use super::model::SetAside;
 use super::pending::Pending;
 use super::pool::Pool;
 use super::property::Property;
@@ -30,6 +31,8 @@ pub enum Occupant {
     Volume(Uuid, VolumeName),
     /// It is being made or removed.
     Pending(PendingId),
+    /// A bad row's, with its name as stored.
+    SetAside(String),
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -133,6 +136,12 @@ impl Indexes {
             if vids.is_empty() {
                 self.vids.remove(pool);
             }
+        }
+    }
+
+    pub(super) fn note_set_aside(&mut self, row: &SetAside) {
+        for (pool, vid) in &row.volumes {
+            self.occupy(pool, vid, Occupant::SetAside(row.name.clone()));
         }
     }
 

@@ -34,7 +34,8 @@ pub struct Model {
     indexes: Indexes,
 }
 
-/// A row of the store that was bad when it was loaded. What it takes stays taken.
+/// A row of the store that was bad when it was loaded. What it takes stays taken, and what it uses stays in
+/// use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetAside {
     /// The table.
@@ -45,6 +46,12 @@ pub struct SetAside {
     pub uuid: Option<Uuid>,
     /// The number that it keeps from others.
     pub qid: Option<i64>,
+    /// The label that it uses, or is.
+    pub label: Option<LabelIndex>,
+    /// The volumes that it keeps from others, by pool and name there.
+    pub volumes: Vec<(PoolName, Arc<str>)>,
+    /// The VMs that it refers to, and in which property, where that is known.
+    pub references: Vec<(Uuid, Option<Property>)>,
     /// What is wrong with it.
     pub reason: String,
 }
@@ -87,7 +94,7 @@ impl Model {
     /// [`Refusal::NoSuchVm`]; [`Refusal::SetAside`] when its row is bad.
     pub fn find_vm(&self, name: &VmName) -> Result<&Arc<Vm>, Refusal> {
         self.vm_named(name.as_str()).ok_or_else(|| {
-            let bad = self.set_aside.iter().find(|row| row.table == "vm" && row.name == name.as_str());
+            let bad = self.bad_vms().find(|row| row.name == name.as_str());
             match bad {
                 Some(row) => Refusal::SetAside { name: row.name.clone(), reason: row.reason.clone() },
                 None => Refusal::NoSuchVm { name: name.clone() },
@@ -186,12 +193,17 @@ impl Model {
         self.set_aside.iter()
     }
 
+    /// Bad rows of VMs, and of operations that make or remove one.
+    fn bad_vms(&self) -> impl Iterator<Item = &Arc<SetAside>> {
+        self.set_aside.iter().filter(|row| matches!(row.table, "vm" | "pending"))
+    }
+
     /// Whether a new VM may have this name: no VM has it, none that is being made or removed, and no bad
     /// row.
     pub fn name_is_free(&self, name: &VmName) -> bool {
         !self.names.contains_key(name)
             && !self.reserved().any(|row| row.vm.name == *name)
-            && !self.set_aside.iter().any(|row| row.table == "vm" && row.name == name.as_str())
+            && !self.bad_vms().any(|row| row.name == name.as_str())
     }
 
     /// The lowest number that no VM has, nor one that is being made or removed, nor a bad row.
@@ -359,13 +371,16 @@ impl Model {
     }
 
     pub(super) fn put_set_aside(&mut self, row: SetAside) {
-        self.set_aside.push_back(Arc::new(row));
+        let row = Arc::new(row);
+        self.indexes.note_set_aside(&row);
+        self.set_aside.push_back(row);
     }
 
     /// The same rows with indexes made anew, to compare.
     #[cfg(test)]
     pub(super) fn reindexed(&self) -> Self {
-        let mut fresh = Self { set_aside: self.set_aside.clone(), ..Self::default() };
+        let mut fresh = Self::default();
+        self.set_aside.iter().for_each(|row| fresh.put_set_aside(SetAside::clone(row)));
         self.labels.values().for_each(|label| fresh.put_label(label.clone()));
         self.pools.values().for_each(|pool| fresh.put_pool(pool.clone()));
         self.vms.values().for_each(|vm| fresh.put_vm(vm.clone()));

@@ -75,5 +75,13 @@ fn users(snapshot: &Snapshot, vm: &Vm) -> BTreeSet<User> {
         }
         Referrer::System(global) => Some(User { owner: Owner::System, property: global.name() }),
     };
-    model.referrers(vm.uuid).filter_map(user).collect()
+    // A bad row of the store holds on to what it refers to, as a good one does.
+    let bad = model.set_aside().flat_map(|row| {
+        let to_it = row.references.iter().filter(|(target, _)| *target == vm.uuid);
+        to_it.filter_map(|(_, property)| {
+            let owner = if row.table == "vm" { Owner::Vm(row.name.parse().ok()?) } else { Owner::System };
+            Some(User { owner, property: property.map_or("unknown", Property::name) })
+        })
+    });
+    model.referrers(vm.uuid).filter_map(user).chain(bad).collect()
 }

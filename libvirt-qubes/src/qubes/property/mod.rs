@@ -128,9 +128,36 @@ impl Property {
         Self::ALL.iter().copied().find(|property| property.name() == name)
     }
 
+    /// The number that holds for a VM; `None` where there is none, or it is no number.
+    pub fn int(self, snapshot: &Snapshot, vm: &Vm) -> Option<i64> {
+        if let Some(Value::Int(number)) = value(snapshot, vm, self) { Some(number) } else { None }
+    }
+
+    /// The text that holds for a VM.
+    pub fn text(self, snapshot: &Snapshot, vm: &Vm) -> Option<String> {
+        if let Some(Value::Str(text)) = value(snapshot, vm, self) { Some(text.to_string()) } else { None }
+    }
+
     /// Whether VMs of a class have it.
     pub fn applies_to(self, class: VmClass) -> bool {
         self.row().classes.contains(&class)
+    }
+
+    /// Whether the store keeps a value of it in a VM's properties.
+    pub(super) fn is_stored(self) -> bool {
+        match self.row().source {
+            Source::Stored(_) => self != Self::Label,
+            Source::Identity(_) => self == Self::Dispid,
+            Source::Computed(_) => false,
+        }
+    }
+
+    /// Checks a value by itself and gives the form in which it is kept.
+    pub(super) fn canonical(self, value: Value) -> Result<Value, Refusal> {
+        match &self.row().source {
+            Source::Stored(rules) => (rules.canonical)(value),
+            Source::Identity(_) | Source::Computed(_) => Ok(value),
+        }
     }
 
     /// The property of that name of a VM.
@@ -214,6 +241,14 @@ pub fn default(snapshot: &Snapshot, vm: &Vm, property: Property) -> Option<Value
 fn of_template(snapshot: &Snapshot, vm: &Vm, property: Property) -> Option<Value> {
     let template = snapshot.model.template_of(vm)?;
     property.applies_to(template.class).then(|| value(snapshot, template, property)).flatten()
+}
+
+/// Checks a value against the rest of the model.
+pub(super) fn fits(snapshot: &Snapshot, vm: &Vm, property: Property, value: &Value) -> Result<(), Refusal> {
+    match &property.row().source {
+        Source::Stored(rules) => (rules.fits)(snapshot, vm, value),
+        Source::Identity(_) | Source::Computed(_) => Ok(()),
+    }
 }
 
 /// What Get answers for a VM's property.

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Op, Result};
 use crate::ids::{PoolName, VmName};
 
 /// The label of dom0.
-const BLACK: LabelIndex = LabelIndex::built_in(8);
+pub(super) const BLACK: LabelIndex = LabelIndex::built_in(8);
 
 /// What the caller decides about a first start.
 #[derive(Debug, Clone)]
@@ -43,21 +43,26 @@ pub(super) fn contents(first: &FirstStart) -> Result<Vec<Write>> {
     let kernels: PoolName = "linux-kernel".parse().map_err(built_in)?;
     writes.push(pool(&volumes, first.driver, &first.volumes, 1)?);
     writes.push(pool(&kernels, "linux-kernel", &first.kernels, 2)?);
-    writes.push(Write::AddVm(Arc::new(Vm {
-        uuid: Vm::DOM0,
-        qid: Qid::DOM0,
-        name: VmName::dom0(),
-        class: VmClass::AdminVm,
-        label: BLACK,
-        properties: BTreeMap::new(),
-        volumes: Vec::new(),
-        tags: BTreeSet::new(),
-        features: BTreeMap::new(),
-    })));
+    writes.push(Write::AddVm(Arc::new(dom0(BLACK))));
     writes.push(Write::SetGlobal(Global::DefaultPool, Some(Value::Pool(volumes))));
     writes.push(Write::SetGlobal(Global::DefaultPoolKernel, Some(Value::Pool(kernels))));
     writes.push(Write::SetGlobal(Global::DefaultKernel, Some(Value::text(""))));
     Ok(writes)
+}
+
+/// dom0 with nothing set.
+pub(super) fn dom0(label: LabelIndex) -> Vm {
+    Vm {
+        uuid: Vm::DOM0,
+        qid: Qid::DOM0,
+        name: VmName::dom0(),
+        class: VmClass::AdminVm,
+        label,
+        properties: BTreeMap::new(),
+        volumes: Vec::new(),
+        tags: BTreeSet::new(),
+        features: BTreeMap::new(),
+    }
 }
 
 fn pool(name: &PoolName, driver: &str, dir: &std::path::Path, position: u32) -> Result<Write> {
