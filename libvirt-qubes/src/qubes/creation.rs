@@ -218,14 +218,12 @@ impl Creation {
 
     /// Takes the volumes' places: nothing lies there yet, and from now on what does is this operation's.
     async fn record(&self) -> Result<(), HostError> {
-        for volume in &self.volumes {
-            match self.host.storage.info(volume).await {
+        for volume in self.volumes.iter().filter(|volume| volume.spec.kind.is_persistent()) {
+            match self.host.storage.verify(volume).await {
                 Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) => return Err(error.into()),
-                // A volume that is made at each start has figures without being there.
-                Ok(_) if !volume.spec.kind.is_persistent() => {}
-                Ok(found) => {
-                    let words = format!("something lies there already: {:?}", found.path.unwrap_or_default());
+                Ok(()) => {
+                    let words = "a volume of this name is in the pool already, and no VM has it";
                     return Err(Error::new(Kind::AlreadyExists, Op::CreateVolume, &volume.id)
                         .because(words)
                         .into());
