@@ -195,7 +195,11 @@ mod tests {
     fn arguments(serial: Serial, disks: &[PathBuf]) -> Vec<String> {
         let image = Image::at(Path::new("/t/a,b"));
         let memory = Memory { machine: 2048, dom0: 512 };
-        let place = std::env::temp_dir().join(format!("xtask-{serial:?}-{}", disks.len()));
+        let place = std::env::temp_dir().join(format!(
+            "xtask-{:?}-{}",
+            std::thread::current().id(),
+            std::process::id()
+        ));
         let folder = Folder::create(&place).unwrap();
         let command = command(&image, &memory, &folder, disks, serial);
         drop(folder);
