@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::config::Access;
 use crate::ids::ByteSize;
+pub use crate::storage::VolumeGroup;
 
 /// The class of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,25 +115,6 @@ static APP: [VolumeDefault; 4] = [
 
 static DISPOSABLE: [VolumeDefault; 4] =
     [snapshot("root"), snapshot("private"), volume("volatile", VolumeKind::Volatile, 12), KERNEL];
-
-/// The folder, in a file pool, of a VM's volumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum VolumeGroup {
-    /// `appvms`.
-    AppVms,
-    /// `vm-templates`.
-    VmTemplates,
-}
-
-impl VolumeGroup {
-    /// The folder's name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AppVms => "appvms",
-            Self::VmTemplates => "vm-templates",
-        }
-    }
-}
 
 impl VmClass {
     /// All classes, in the order in which they are listed.

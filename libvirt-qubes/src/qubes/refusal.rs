@@ -229,6 +229,11 @@ pub enum Refusal {
         /// What was asked.
         verb: Verb,
     },
+    /// The VM did not end in the time that its property `shutdown_timeout` gives.
+    ShutdownTimeout {
+        /// The VM.
+        vm: VmName,
+    },
     /// VMs that use this one as their netvm are running.
     ClientsRunning {
         /// The VM.
@@ -467,7 +472,7 @@ pub enum HostError {
         /// The VM.
         vm: VmName,
         /// The step, as a person would say it.
-        step: &'static str,
+        step: String,
         /// What failed in it.
         error: Error,
     },
@@ -480,6 +485,19 @@ pub enum HostError {
     },
     /// A bug: the change panicked. It has no effect; the log has the rest.
     Bug,
+}
+
+impl HostError {
+    /// In one line, for events and logs; names of other VMs included.
+    pub fn report(&self) -> String {
+        match self {
+            Self::Refused(refusal) => format!("{refusal:?}"),
+            Self::Failed(error) => error.report(),
+            Self::Step { step, error, .. } => format!("step '{step}': {}", error.report()),
+            Self::Limit { name, value } => format!("limit reached: {name} = {value}"),
+            Self::Bug => "internal error".to_owned(),
+        }
+    }
 }
 
 impl From<Refusal> for HostError {

@@ -52,6 +52,11 @@ impl Run {
     pub fn registered() -> Self {
         Self { domid: None, stubdom: None, state: RunState::Transient, started_at: None }
     }
+
+    /// Whether the domain has ended, and what follows from that is under way.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, RunState::Dying | RunState::Crashed)
+    }
 }
 
 /// A kernel's folder as it was last looked at.

@@ -130,6 +130,16 @@ impl Property {
         Self::ALL.iter().copied().find(|property| property.name() == name)
     }
 
+    /// The number that holds for a VM; `None` where there is none, or it is no number.
+    pub fn int(self, snapshot: &Snapshot, vm: &Vm) -> Option<i64> {
+        if let Some(Value::Int(number)) = value(snapshot, vm, self) { Some(number) } else { None }
+    }
+
+    /// The text that holds for a VM.
+    pub fn text(self, snapshot: &Snapshot, vm: &Vm) -> Option<String> {
+        if let Some(Value::Str(text)) = value(snapshot, vm, self) { Some(text.to_string()) } else { None }
+    }
+
     /// Whether VMs of a class have it.
     pub fn applies_to(self, class: VmClass) -> bool {
         self.row().classes.contains(&class)

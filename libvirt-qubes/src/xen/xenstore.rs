@@ -1,0 +1,49 @@
+//! Whether xenstored lives, and what libxl's disk lists leave out.
+//!
+//! libxl cannot tell that xenstored is gone: a new context opens, a pause succeeds (and cannot be undone), a read
+//! hangs for ever. The socket tells at once, and every read on it has a limit.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mgmt_block::xenstore::{Connection, Error as StoreError, socket_path};
+
+use crate::error::{Error, Kind, Op, Result};
+
+/// A xenstored that takes longer for one read is not alive.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// A connection to xenstored.
+pub(super) struct Store(Connection);
+
+impl Store {
+    /// `Kind::Unavailable` when there is none.
+    pub(super) fn open() -> Result<Self> {
+        let socket = socket_path();
+        let opened = Connection::open(&socket, LIMIT);
+        opened.map(Self).map_err(|error| unavailable(error, socket.display().to_string()))
+    }
+
+    fn read(&mut self, node: &str) -> Result<Option<Vec<u8>>> {
+        self.0.read(node).map_err(|error| unavailable(error, node.to_owned()))
+    }
+
+    /// The path behind a disk of a domain, as the toolstack wrote it. (libxl's own list cuts a path at its
+    /// first colon.) `None` where there is none.
+    pub(super) fn disk_path(&mut self, domid: u32, devid: u32) -> Result<Option<PathBuf>> {
+        let value = self.read(&format!("/libxl/{domid}/device/vbd/{devid}/params"))?;
+        Ok(value.map(|bytes| PathBuf::from(OsStr::from_bytes(&bytes))).filter(|path| path.is_absolute()))
+    }
+}
+
+fn unavailable(error: StoreError, target: String) -> Error {
+    Error::new(Kind::Unavailable, Op::Xenstore, target).because(error)
+}
+
+/// Asks xenstored for one node. Blocks for at most about a second. `Kind::Unavailable` when it does not answer:
+/// then nothing that needs xenstore may be begun.
+pub(super) fn check() -> Result<()> {
+    Store::open()?.read("/local/domain/0/name").map(drop)
+}

@@ -1,0 +1,125 @@
+//! The model's events in the words of the wire: names, keys in their order, values as text.
+
+use libvirt_qubes::qubes::{
+    Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Shown, Subject,
+};
+
+use crate::wire::Event;
+
+/// The event as subscribers read it.
+pub fn event(event: &ModelEvent) -> Event {
+    let subject = match &event.subject {
+        Subject::System => "",
+        Subject::Vm { name, .. } => name.as_str(),
+    };
+    let named = |name: &str| Event::new(subject, name);
+    let property = |name: &str, change: &PropertyChange| {
+        let mut event = named(&format!("{name}:{}", change.name)).with("name", change.name);
+        if let Some(new) = &change.new {
+            event = event.with("newvalue", shown(new));
+        }
+        match &change.old {
+            Some(old) => event.with("oldvalue", shown(old)),
+            None => event,
+        }
+    };
+    let device = |name: &str, device: &Device| {
+        let options: Vec<String> =
+            device.options.iter().map(|(key, value)| format!("'{key}': '{value}'")).collect();
+        named(&format!("{name}:{}", device.class))
+            .with("device", format!("{}:{}:{}", device.backend, device.port, device.id))
+            .with("options", format!("{{{}}}", options.join(", ")))
+    };
+    let port = |name: &str, port: &DevicePort| {
+        named(&format!("{name}:{}", port.class)).with("port", format!("{}:{}", port.backend, port.port))
+    };
+    match &event.kind {
+        EventKind::DomainAdd { vm, .. } => named("domain-add").with("vm", vm.as_str()),
+        EventKind::DomainPreDelete { vm, .. } => named("domain-pre-delete").with("vm", vm.as_str()),
+        EventKind::DomainDelete { vm, .. } => named("domain-delete").with("vm", vm.as_str()),
+        EventKind::DomainCreateOnDisk => named("domain-create-on-disk"),
+        EventKind::DomainRemoveFromDisk => named("domain-remove-from-disk"),
+        EventKind::DomainTagAdd { tag } => named(&format!("domain-tag-add:{tag}")).with("tag", tag.as_str()),
+        EventKind::DomainTagDelete { tag } => {
+            named(&format!("domain-tag-delete:{tag}")).with("tag", tag.as_str())
+        }
+        EventKind::DomainFeaturePreSet { feature, value, old } => {
+            let event = named(&format!("domain-feature-pre-set:{feature}"))
+                .with("feature", feature.as_str())
+                .with("value", value.as_str());
+            match old {
+                Some(old) => event.with("oldvalue", old.as_str()),
+                None => event,
+            }
+        }
+        EventKind::DomainFeatureSet { feature, value, old } => {
+            let event = named(&format!("domain-feature-set:{feature}"))
+                .with("feature", feature.as_str())
+                .with("value", value.as_str());
+            match old {
+                Some(old) => event.with("oldvalue", old.as_str()),
+                None => event,
+            }
+        }
+        EventKind::DomainFeaturePreDelete { feature } => {
+            named(&format!("domain-feature-pre-delete:{feature}")).with("feature", feature.as_str())
+        }
+        EventKind::DomainFeatureDelete { feature } => {
+            named(&format!("domain-feature-delete:{feature}")).with("feature", feature.as_str())
+        }
+        EventKind::PropertyPreSet(change) => property("property-pre-set", change),
+        EventKind::PropertySet(change) => property("property-set", change),
+        EventKind::PropertyPreReset(change) => property("property-pre-reset", change),
+        EventKind::PropertyPreDel(change) => property("property-pre-del", change),
+        EventKind::PropertyReset(change) => property("property-reset", change),
+        EventKind::PropertyDel(change) => property("property-del", change),
+        EventKind::DomainPreStart => {
+            named("domain-pre-start").with("start_guid", "True").with("mem_required", "None")
+        }
+        EventKind::DomainVerifyFiles => named("domain-verify-files"),
+        EventKind::DomainPreSpawn => named("domain-pre-spawn").with("start_guid", "True"),
+        EventKind::DomainSpawn => named("domain-spawn").with("start_guid", "True"),
+        EventKind::DomainQdbCreate => named("domain-qdb-create"),
+        EventKind::DomainStart => named("domain-start").with("start_guid", "True"),
+        EventKind::DomainStartFailed { reason } => {
+            named("domain-start-failed").with("reason", reason.as_str())
+        }
+        EventKind::DomainPreUnpaused => named("domain-pre-unpaused"),
+        EventKind::DomainUnpaused => named("domain-unpaused"),
+        EventKind::DomainPrePaused => named("domain-pre-paused"),
+        EventKind::DomainPaused => named("domain-paused"),
+        EventKind::DomainPreShutdown { force } => {
+            let force = match force {
+                Force::No => "False",
+                Force::Yes => "True",
+            };
+            named("domain-pre-shutdown").with("force", force)
+        }
+        EventKind::DomainShutdownFailed { reason } => {
+            named("domain-shutdown-failed").with("reason", reason.as_str())
+        }
+        EventKind::DomainStopped => named("domain-stopped"),
+        EventKind::DomainShutdown => named("domain-shutdown"),
+        EventKind::DevicePreAttach(attached) => device("device-pre-attach", attached),
+        EventKind::DeviceAttach(attached) => device("device-attach", attached),
+        EventKind::DevicePreDetach(detached) => port("device-pre-detach", detached),
+        EventKind::DeviceDetach(detached) => port("device-detach", detached),
+        EventKind::DeviceListChange { class } => named(&format!("device-list-change:{class}")),
+        EventKind::PoolAdd { pool } => named("pool-add").with("pool", pool.as_str()),
+        EventKind::PoolPreDelete { pool } => named("pool-pre-delete").with("pool", pool.as_str()),
+        EventKind::PoolDelete { pool } => named("pool-delete").with("pool", pool.as_str()),
+    }
+}
+
+/// A value in an event: `None` for none, `True` and `False`, names as they are.
+fn shown(value: &Shown) -> String {
+    match value {
+        Shown::None => "None".into(),
+        Shown::Str(text) => text.to_string(),
+        Shown::Int(number) => number.to_string(),
+        Shown::Bool(true) => "True".into(),
+        Shown::Bool(false) => "False".into(),
+        Shown::Vm(name) => name.to_string(),
+        Shown::Label(name) => name.to_string(),
+    }
+}
