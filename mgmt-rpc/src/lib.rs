@@ -6,12 +6,16 @@
 
 use std::pin::Pin;
 
+pub mod announce;
+pub mod args;
+pub mod calls;
 pub mod client;
 pub mod config;
 pub mod cx;
 pub mod dispatch;
 pub mod failure;
 pub mod permission;
+pub mod refused;
 pub mod reply;
 pub mod request;
 pub mod server;

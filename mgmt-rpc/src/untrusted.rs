@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use libvirt_qubes::ids::{BadId, VmName};
+
 use crate::wire::{Class, Exception};
 
 /// An argument or a payload as it came.
@@ -52,6 +54,13 @@ pub trait Parse: Sized {
 /// Any ASCII text: a name that is looked up as it is, where "malformed" and "does not exist" are one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text(pub String);
+
+impl Parse for VmName {
+    fn parse(bytes: &[u8]) -> Result<Self, Exception> {
+        let Text(text) = Text::parse(bytes)?;
+        text.parse().map_err(|bad: BadId| Exception::plain(Class::QubesValueError, bad.reason()))
+    }
+}
 
 impl Parse for Text {
     fn parse(bytes: &[u8]) -> Result<Self, Exception> {

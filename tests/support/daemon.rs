@@ -14,11 +14,12 @@ pub struct Start {
     hypervisor: String,
     environment: Vec<(String, String)>,
     config: String,
+    script: Option<String>,
 }
 
 impl Default for Start {
     fn default() -> Self {
-        Self { hypervisor: "sim".into(), environment: Vec::new(), config: String::new() }
+        Self { hypervisor: "sim".into(), environment: Vec::new(), config: String::new(), script: None }
     }
 }
 
@@ -49,6 +50,13 @@ impl Start {
         self
     }
 
+    /// With a script for the simulator.
+    #[must_use]
+    pub fn script(mut self, toml: &str) -> Self {
+        self.script = Some(toml.into());
+        self
+    }
+
     /// Starts it in a new folder.
     pub fn start(self) -> Daemon {
         let dir = tempfile::Builder::new().prefix("mgmt-test-").tempdir().unwrap();
@@ -76,7 +84,13 @@ impl Daemon {
         let path = dir.path().join("mgmtd.sock");
         let config = dir.path().join("mgmtd.toml");
         std::fs::write(&config, &how.config).unwrap();
-        let mut child = Command::new(binary("mgmtd"))
+        let mut command = Command::new(binary("mgmtd"));
+        if let Some(script) = &how.script {
+            let path = dir.path().join("script.toml");
+            std::fs::write(&path, script).unwrap();
+            command.env("MGMTD_SIM_SCRIPT", path);
+        }
+        let mut child = command
             .args(["--hypervisor", &how.hypervisor])
             .arg("--config")
             .arg(&config)

@@ -106,12 +106,14 @@ impl Import {
         Error::new(Kind::Invalid, Op::ImportVolume, &self.volume.id).because("the import was given up")
     }
 
-    async fn run<T: Send + 'static>(
+    /// The future holds nothing of `self`: a writer cannot be shared between threads.
+    fn run<T: Send + 'static, W: FnOnce() -> Result<T> + Send + 'static>(
         &self,
         lane: Lane,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.storage.run(lane, &Job::default(), Op::ImportVolume, self.volume.id.to_string(), work).await
+        work: W,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, W> {
+        let (storage, id) = (self.storage.clone(), self.volume.id.to_string());
+        async move { storage.run(lane, &Job::default(), Op::ImportVolume, id, work).await }
     }
 }
 

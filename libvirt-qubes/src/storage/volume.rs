@@ -102,6 +102,11 @@ pub enum VolumeKind {
 }
 
 impl VolumeKind {
+    /// Whether something of it lies in the pool while its VM is halted.
+    pub const fn is_persistent(&self) -> bool {
+        matches!(self, Self::Origin)
+    }
+
     /// The volume that each start copies, if any.
     pub fn source(&self) -> Option<&VolumeId> {
         match self {

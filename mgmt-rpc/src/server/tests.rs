@@ -528,7 +528,8 @@ async fn a_client_that_is_too_slow_with_its_request_is_told_the_limit() {
     let limit = b"2\0QubesException\0\0limit reached: %s = %s\0read_timeout_s\x001\0";
     assert_eq!(read_all(&mut silent).await, b"");
     assert!(started.elapsed() > Duration::from_millis(700), "{:?}", started.elapsed());
-    // They go on sending, and still get to read the answer.
+    // They go on sending once they were given up, and still get to read the answer.
+    sleep(Duration::from_millis(500)).await;
     for stream in [&mut slow, &mut endless] {
         stream.write_all(b"more").await.unwrap();
         stream.shutdown().await.unwrap();
