@@ -102,6 +102,13 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// The volume's name in this pool, as people see it.
     fn vid(&self, id: &VolumeId, spec: &VolumeSpec) -> String;
 
+    /// Checks that nothing of a volume of this name is there: no state, no revision, no leftover. To be asked before a
+    /// caller notes down that from now on what lies there is its own, to be removed if it fails.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `Invalid` for a name that is none on this driver.
+    fn vacant(&self, id: &VolumeId) -> Result<()>;
+
     /// Makes an empty persistent volume of the size that the spec says; nothing for other kinds.
     ///
     /// # Errors

@@ -79,6 +79,10 @@ impl Driver for KernelDriver {
         }
     }
 
+    fn vacant(&self, _id: &VolumeId) -> Result<()> {
+        Ok(())
+    }
+
     fn create(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
         match spec.kind {
             VolumeKind::Kernel { .. } => Ok(()),

@@ -123,6 +123,14 @@ impl Storage {
         pools.get(pool).cloned().ok_or_else(|| Error::new(Kind::NotFound, Op::InspectStorage, pool))
     }
 
+    /// See [`Driver::vacant`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn vacant(&self, volume: &Volume) -> Result<()> {
+        self.short(Op::CreateVolume, volume, |driver, v| driver.vacant(&v.id)).await
+    }
+
     /// See [`Driver::create`].
     ///
     /// # Errors

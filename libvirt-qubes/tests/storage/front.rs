@@ -73,6 +73,9 @@ impl Driver for Slow {
     fn vid(&self, id: &VolumeId, spec: &VolumeSpec) -> String {
         self.inner.vid(id, spec)
     }
+    fn vacant(&self, id: &VolumeId) -> Result<()> {
+        self.inner.vacant(id)
+    }
     fn create(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
         assert!(!id.owner.as_str().starts_with("panics"), "as a bug would");
         self.inner.create(id, spec)

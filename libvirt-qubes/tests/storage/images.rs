@@ -266,6 +266,21 @@ fn names_whose_files_would_be_those_of_another_volume_are_refused() {
 }
 
 #[test]
+fn a_place_with_nothing_but_leftovers_of_a_volume_is_not_vacant() {
+    let (dir, driver) = file_pool();
+    let folder = dir.path().join("pool/appvms/work");
+    for name in
+        ["private-keep.1.img", "private.img.2@2024-01-01T00:00:00Z", "private-import.img", "private.img~ab"]
+    {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), "data").unwrap();
+        assert_eq!(driver.vacant(&private()).unwrap_err().kind(), Kind::AlreadyExists, "{name}");
+        driver.remove(&private()).unwrap();
+        driver.vacant(&private()).unwrap();
+    }
+}
+
+#[test]
 fn zeros_become_holes_and_holes_stay_holes() {
     let (dir, driver) = file_pool();
     let (id, spec) = (private(), spec(1, Sharing::Source));

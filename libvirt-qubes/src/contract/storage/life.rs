@@ -15,7 +15,9 @@ pub(super) fn a_pool_can_be_set_up_again(pool: &Pool) {
 
 pub(super) fn a_new_volume_is_empty_and_as_large_as_asked_for(pool: &Pool) {
     let (volume, spec) = (id("appvms/work/private"), origin());
+    must(pool.driver.vacant(&volume), "vacant");
     must(pool.driver.create(&volume, &spec), "create");
+    must_fail(pool.driver.vacant(&volume), Kind::AlreadyExists);
     must(pool.driver.verify(&volume, &spec), "verify");
     let info = must(pool.driver.info(&volume, &spec), "info");
     assert_eq!(info.size, spec.size);
@@ -166,6 +168,7 @@ pub(super) fn a_removed_volume_leaves_nothing_and_others_alone(pool: &Pool) {
     write(&pool.start(&removed, &spec).path, 0, b"dirty");
     must(pool.driver.remove(&removed), "remove");
     pool.assert_gone(&removed);
+    must(pool.driver.vacant(&removed), "vacant");
     for volume in [&same_vm, &other] {
         assert_eq!(pool.committed(volume, &spec, 3), b"two");
         assert_eq!(pool.revisions(volume).len(), 2);

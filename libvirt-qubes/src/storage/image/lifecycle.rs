@@ -15,10 +15,7 @@ use crate::ids::ByteSize;
 use crate::storage::{Ending, Job, Recovered, Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec};
 
 impl Place<'_> {
-    pub(super) fn create(&self, spec: &VolumeSpec) -> Result<()> {
-        if let VolumeKind::Kernel { .. } = spec.kind {
-            return Err(self.no_kernels());
-        }
+    pub(super) fn vacant(&self) -> Result<()> {
         if names::is_ambiguous(&self.id.volume) {
             return Err(self.refuse(Kind::Invalid, "files of this name would be those of another volume"));
         }
@@ -28,6 +25,14 @@ impl Place<'_> {
                 self.refuse(Kind::AlreadyExists, format!("files of it are in {}", self.dir.display()))
             );
         }
+        Ok(())
+    }
+
+    pub(super) fn create(&self, spec: &VolumeSpec) -> Result<()> {
+        if let VolumeKind::Kernel { .. } = spec.kind {
+            return Err(self.no_kernels());
+        }
+        self.vacant()?;
         if spec.kind != VolumeKind::Origin {
             return Ok(());
         }

@@ -191,6 +191,10 @@ impl Driver for ImageDriver {
         id.to_string()
     }
 
+    fn vacant(&self, id: &VolumeId) -> Result<()> {
+        self.place(id, Op::CreateVolume).vacant()
+    }
+
     fn create(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
         self.place(id, Op::CreateVolume).create(spec)
     }
