@@ -39,9 +39,9 @@ pub mod sequencer;
 mod settings;
 pub mod snapshot;
 mod start;
-mod stop;
 #[cfg(test)]
 mod state_test;
+mod stop;
 pub mod store;
 pub mod subscription;
 #[cfg(test)]
