@@ -8,7 +8,9 @@
 pub mod config;
 pub mod contract;
 pub mod device;
+pub mod domain;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod hypervisor;
 pub mod ids;
@@ -16,7 +18,9 @@ pub mod ids;
 pub mod qubes;
 pub mod sim;
 pub mod storage;
+pub mod toolstack;
 #[cfg(feature = "xen")]
 pub mod xen;
 
 pub use error::{At, Error, Kind, Op, Result};
+pub use toolstack::Toolstack;

@@ -466,7 +466,13 @@ async fn without_xenstore_only_lists_and_pauses_work() {
 #[tokio::test]
 async fn every_connection_is_told_of_lost_events() {
     let sim = memory().await;
+    let work = spec("work");
+    running(&sim, &work).await;
     let mut events = sim.subscribe();
+    sim.world().mute().await.unwrap();
+    sim.pause(work.uuid).await.unwrap();
     sim.world().lose_events().await.unwrap();
     assert_eq!(events.recv().await.unwrap(), HypervisorEvent::Lost);
+    sim.unpause(work.uuid).await.unwrap();
+    assert_eq!(next(&mut events).await, DomainChange::Unpaused);
 }

@@ -4,3 +4,4 @@
 //! broken panics, as a test does.
 
 pub mod hypervisor;
+pub mod storage;

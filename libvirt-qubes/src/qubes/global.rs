@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::model::Model;
 use super::value::{Type, Value};
+use super::vm::Vm;
 use crate::ids::PoolName;
 
 macro_rules! globals {
@@ -125,10 +126,10 @@ impl fmt::Display for Global {
 impl Model {
     /// The VM that a global property names, by its value or default; `None` also where it is no VM property.
     pub fn global_vm(&self, global: Global) -> Option<Uuid> {
-        match (self.global(global), global) {
-            (Some(Value::Vm(target)), _) => *target,
-            (None, Global::DefaultGuivm | Global::DefaultAudiovm) => Some(super::vm::Vm::DOM0),
-            _ => None,
+        match self.global(global) {
+            Some(value) => value.as_vm(),
+            None if matches!(global, Global::DefaultGuivm | Global::DefaultAudiovm) => Some(Vm::DOM0),
+            None => None,
         }
     }
 
@@ -141,28 +142,23 @@ impl Model {
             "kernel" => Some(Global::DefaultPoolKernel),
             _ => None,
         };
-        let named = |global| match self.global(global) {
-            Some(Value::Pool(pool)) => Some(pool),
-            _ => None,
-        };
+        let named = |global| self.global(global).and_then(Value::as_pool);
         own.and_then(named).or_else(|| named(Global::DefaultPool))
     }
 
     /// The kernel that VMs without their own, or a template's, boot; `None` where it is empty.
     pub fn default_kernel(&self) -> Option<&str> {
-        match self.global(Global::DefaultKernel) {
-            Some(Value::Str(kernel)) if !kernel.is_empty() => Some(kernel),
-            _ => None,
-        }
+        let kernel = self.global(Global::DefaultKernel).and_then(Value::as_str)?;
+        (!kernel.is_empty()).then_some(&**kernel)
     }
 
     /// A global number, by its value or default; `None` where it is no number.
     pub fn global_int(&self, global: Global) -> Option<i64> {
-        match (self.global(global), global) {
-            (Some(Value::Int(number)), _) => Some(*number),
-            (None, Global::DefaultQrexecTimeout | Global::DefaultShutdownTimeout) => Some(60),
-            (None, Global::StatsInterval) => Some(3),
-            _ => None,
-        }
+        let default = if matches!(global, Global::DefaultQrexecTimeout | Global::DefaultShutdownTimeout) {
+            Some(60)
+        } else {
+            (global == Global::StatsInterval).then_some(3)
+        };
+        self.global(global).map_or(default, Value::as_int)
     }
 }

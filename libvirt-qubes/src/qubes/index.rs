@@ -71,15 +71,7 @@ where
 }
 
 fn references(vm: &Vm) -> impl Iterator<Item = (Uuid, Property)> + '_ {
-    vm.properties.iter().filter_map(|(property, value)| match value {
-        Value::Vm(Some(target)) => Some((*target, *property)),
-        Value::Vm(None)
-        | Value::Str(_)
-        | Value::Int(_)
-        | Value::Bool(_)
-        | Value::Label(_)
-        | Value::Pool(_) => None,
-    })
+    vm.properties.iter().filter_map(|(property, value)| Some((value.as_vm()?, *property)))
 }
 
 /// Whether the VM's netvm is the default one: it is not set, and the class follows the default.

@@ -39,6 +39,8 @@ pub mod sequencer;
 mod settings;
 pub mod snapshot;
 mod start;
+#[cfg(test)]
+mod state_test;
 mod stop;
 pub mod store;
 pub mod subscription;

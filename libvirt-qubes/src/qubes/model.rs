@@ -376,6 +376,16 @@ impl Model {
         self.set_aside.push_back(row);
     }
 
+    /// Whether both hold the same rows. (They may have seen other numbers of operations that are over.)
+    #[cfg(test)]
+    pub(super) fn same_rows(&self, other: &Self) -> bool {
+        let (mut ours, mut theirs) = (self.clone(), other.clone());
+        let last = self.indexes.last_pending().max(other.indexes.last_pending());
+        ours.indexes.seen_pending(last);
+        theirs.indexes.seen_pending(last);
+        ours == theirs
+    }
+
     /// The same rows with indexes made anew, to compare.
     #[cfg(test)]
     pub(super) fn reindexed(&self) -> Self {

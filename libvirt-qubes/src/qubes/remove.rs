@@ -85,3 +85,87 @@ fn users(snapshot: &Snapshot, vm: &Vm) -> BTreeSet<User> {
     });
     model.referrers(vm.uuid).filter_map(user).chain(bad).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::global::Global;
+    use super::super::refusal::Refusal as R;
+    use super::super::snapshot::Run;
+    use super::super::testing::{apply, make, new_vm, set, set_global, small_model, vm};
+    use super::super::value::Value;
+    use super::*;
+
+    fn refused(snapshot: &Snapshot, name: &str) -> Refused {
+        begin(snapshot, vm(snapshot, name).uuid).unwrap_err()
+    }
+
+    #[test]
+    fn every_reason_why_not_is_named_in_the_order_of_the_checks() {
+        let mut snapshot = small_model();
+        let work = vm(&snapshot, "work");
+        assert_eq!(refused(&snapshot, "dom0").refusal, R::RemoveDom0);
+
+        set(&mut snapshot, "debian", "netvm", "sys-net").unwrap();
+        let debian = vm(&snapshot, "debian").uuid;
+        set_global(&mut snapshot, Global::DefaultTemplate, Value::Vm(Some(debian)));
+        let template = |name: &str| User { owner: Owner::Vm(name.parse().unwrap()), property: "template" };
+        let system = User { owner: Owner::System, property: "default_template" };
+        let refused_debian = refused(&snapshot, "debian");
+        let by = BTreeSet::from([system, template("work"), template("sys-net")]);
+        assert_eq!(refused_debian.refusal, R::InUse { vm: "debian".parse().unwrap(), by });
+        assert_eq!(refused_debian.pre_events.len(), 1);
+
+        snapshot.cells.runs.insert(work.uuid, Run::registered());
+        let not_halted = refused(&snapshot, "work");
+        assert_eq!(not_halted, R::NotHalted { vm: work.name.clone() }.into());
+        set(&mut snapshot, "work", "installed_by_rpm", "True").unwrap();
+        let packaged = refused(&snapshot, "work");
+        assert_eq!(packaged, R::InstalledByPackageManager { vm: work.name.clone() }.into());
+    }
+
+    #[test]
+    fn a_vm_that_is_used_by_default_alone_can_go() {
+        let mut snapshot = small_model();
+        assert!(begin(&snapshot, vm(&snapshot, "sys-net").uuid).is_ok());
+        set(&mut snapshot, "work", "netvm", "sys-net").unwrap();
+        assert!(matches!(refused(&snapshot, "sys-net").refusal, R::InUse { .. }));
+        set(&mut snapshot, "work", "netvm", "").unwrap();
+        assert!(begin(&snapshot, vm(&snapshot, "sys-net").uuid).is_ok());
+    }
+
+    #[test]
+    fn a_removed_vm_is_gone_at_once_and_its_name_is_free_when_its_volumes_are_gone() {
+        let mut snapshot = small_model();
+        let work = vm(&snapshot, "work");
+        let diff = begin(&snapshot, work.uuid).unwrap();
+        assert_eq!(diff.space, super::super::diff::Space::Frees);
+        let (row, events) = apply(&mut snapshot, diff);
+        let kinds: Vec<_> = events.iter().map(|event| event.kind.clone()).collect();
+        let (name, uuid) = (work.name.clone(), work.uuid);
+        assert_eq!(
+            kinds,
+            [
+                EventKind::DomainPreDelete { vm: name.clone(), uuid },
+                EventKind::DomainDelete { vm: name.clone(), uuid }
+            ]
+        );
+        assert!(snapshot.model.vm(work.uuid).is_none());
+        assert!(!snapshot.model.name_is_free(&work.name) && !snapshot.model.uuid_is_free(work.uuid));
+        let made: Vec<_> = row.volumes.iter().map(|v| (&*v.vid, v.progress)).collect();
+        assert_eq!(made[0], ("appvms/work/root", VolumeProgress::Made));
+        assert_eq!(made.len(), 3);
+        let diff = finish(&row);
+        let (_, events) = apply(&mut snapshot, diff);
+        assert_eq!(events[0].kind, EventKind::DomainRemoveFromDisk);
+        assert!(snapshot.model.name_is_free(&work.name) && snapshot.model.uuid_is_free(work.uuid));
+        assert_eq!(snapshot.model, snapshot.model.reindexed());
+        assert_eq!(make(&mut snapshot, &new_vm("work", VmClass::AppVm, Some("debian"))).qid, work.qid);
+    }
+
+    #[test]
+    fn a_remote_vm_can_be_removed_though_it_always_runs() {
+        let mut snapshot = small_model();
+        let remote = make(&mut snapshot, &new_vm("far", VmClass::RemoteVm, None));
+        assert!(begin(&snapshot, remote.uuid).is_ok());
+    }
+}

@@ -111,7 +111,9 @@ pub struct HostView {
 
 /// How the driver of a pool names a VM's volume. A pure function, given by storage.
 #[derive(Clone)]
-pub struct VolumeNaming(Arc<dyn Fn(&Pool, VolumeGroup, &VmName, &VolumeName) -> String + Send + Sync>);
+pub struct VolumeNaming(Arc<NameVolume>);
+
+type NameVolume = dyn Fn(&Pool, VolumeGroup, &VmName, &VolumeName) -> String + Send + Sync;
 
 impl VolumeNaming {
     /// Names volumes with this function; it must depend on nothing but its arguments and not block.

@@ -116,10 +116,9 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub(super) fn refusal<T: std::fmt::Debug>(result: Result<T, HostError>) -> Refusal {
-    match result.unwrap_err() {
-        HostError::Refused(refusal) => refusal,
-        other => panic!("not refused: {other:?}"),
-    }
+    let error = result.unwrap_err();
+    let HostError::Refused(refusal) = error else { panic!("not refused: {error:?}") };
+    refusal
 }
 
 pub(super) fn new_vm(name: &str, class: VmClass, template: Option<&str>) -> NewVm {

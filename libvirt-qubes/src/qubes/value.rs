@@ -57,6 +57,31 @@ impl Value {
     pub fn text(text: impl AsRef<str>) -> Self {
         Self::Str(text.as_ref().into())
     }
+
+    /// The text; `None` where it is of another kind.
+    pub fn as_str(&self) -> Option<&Arc<str>> {
+        if let Self::Str(text) = self { Some(text) } else { None }
+    }
+
+    /// The number; `None` where it is of another kind.
+    pub fn as_int(&self) -> Option<i64> {
+        if let Self::Int(number) = self { Some(*number) } else { None }
+    }
+
+    /// Yes or no; `None` where it is of another kind.
+    pub fn as_bool(&self) -> Option<bool> {
+        if let Self::Bool(flag) = self { Some(*flag) } else { None }
+    }
+
+    /// The VM that it names; `None` where it explicitly names none, or is of another kind.
+    pub fn as_vm(&self) -> Option<Uuid> {
+        if let Self::Vm(target) = self { *target } else { None }
+    }
+
+    /// The pool that it names; `None` where it is of another kind.
+    pub fn as_pool(&self) -> Option<&PoolName> {
+        if let Self::Pool(pool) = self { Some(pool) } else { None }
+    }
 }
 
 /// A value with the names of what it refers to: what a client or an event shows. How (`None` or empty,

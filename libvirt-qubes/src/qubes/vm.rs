@@ -60,20 +60,11 @@ impl Vm {
 
     /// The explicit value of a property that refers to a VM; `None` where the default holds.
     pub(crate) fn reference(&self, property: Property) -> Option<Option<Uuid>> {
-        match self.properties.get(&property) {
-            Some(Value::Vm(target)) => Some(*target),
-            Some(Value::Str(_) | Value::Int(_) | Value::Bool(_) | Value::Label(_) | Value::Pool(_))
-            | None => None,
-        }
+        self.properties.get(&property).map(Value::as_vm)
     }
 
     /// The explicit value of a property that is yes or no.
     pub(crate) fn flag(&self, property: Property) -> Option<bool> {
-        match self.properties.get(&property) {
-            Some(Value::Bool(flag)) => Some(*flag),
-            Some(Value::Str(_) | Value::Int(_) | Value::Vm(_) | Value::Label(_) | Value::Pool(_)) | None => {
-                None
-            }
-        }
+        self.properties.get(&property).and_then(Value::as_bool)
     }
 }

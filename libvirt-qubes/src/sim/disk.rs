@@ -1,49 +1,36 @@
 //! The backends of simulated disks: real files and block devices, held open as long as a domain has them.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::config::{Access, DiskSpec};
-
-/// What is behind a path, whatever the path's spelling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Identity {
-    File { device: u64, inode: u64 },
-    Block { number: u64 },
-}
+use crate::device::DiskId;
+use crate::error::{At, Error, Kind, Op, Result};
 
 /// A disk that a domain has.
 #[derive(Debug)]
 pub(super) struct OpenDisk {
     file: File,
-    identity: Identity,
+    id: DiskId,
     access: Access,
 }
 
 impl OpenDisk {
-    /// Opens what the disk names, with the rights that it wants. Blocks. The words of a failure name the path.
-    pub(super) fn open(disk: &DiskSpec) -> Result<Self, String> {
+    /// Opens what the disk names, with the rights that it wants. Blocks. A failure is about the path.
+    pub(super) fn open(disk: &DiskSpec) -> Result<Self> {
         let path = &disk.path;
-        let words = |error: std::io::Error| format!("{}: {error}", path.display());
-        if !path.is_absolute() {
-            return Err(format!("{}: not an absolute path", path.display()));
-        }
+        absolute(path, Op::AttachDisk)?;
         // Looked at before it is opened: opening a FIFO would wait for its other end.
-        identity(path, &std::fs::metadata(path).map_err(words)?)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(disk.access == Access::ReadWrite)
-            .open(path)
-            .map_err(words)?;
-        let identity = identity(path, &file.metadata().map_err(words)?)?;
-        Ok(Self { file, identity, access: disk.access })
+        let id = DiskId::of(path)?;
+        let writable = disk.access == Access::ReadWrite;
+        let file = OpenOptions::new().read(true).write(writable).open(path);
+        Ok(Self { file: file.at(Op::AttachDisk, path.display())?, id, access: disk.access })
     }
 
     /// Whether these two may not be used by two guests: the same thing, and one of them writes.
     pub(super) fn conflicts(&self, other: &Self) -> bool {
-        self.identity == other.identity
-            && (self.access == Access::ReadWrite || other.access == Access::ReadWrite)
+        self.id == other.id && (self.access == Access::ReadWrite || other.access == Access::ReadWrite)
     }
 
     /// What a guest's write does. Blocks.
@@ -66,23 +53,21 @@ impl OpenDisk {
     }
 }
 
-/// Opens a file that a boot needs and closes it again, in libxl's words where it cannot. Blocks.
-pub(super) fn probe_boot_file(path: &Path) -> Result<(), String> {
-    let words = |error: std::io::Error| format!("failed to open file '{}': {error}", path.display());
-    if !std::fs::metadata(path).map_err(words)?.is_file() {
-        return Err(format!("failed to open file '{}': not a regular file", path.display()));
+/// Opens a file that a boot needs and closes it again. Blocks. A failure is about the path.
+pub(super) fn probe_boot_file(path: &Path) -> Result<()> {
+    let op = Op::ReadKernel;
+    absolute(path, op)?;
+    if !std::fs::metadata(path).at(op, path.display())?.is_file() {
+        return Err(Error::new(Kind::Invalid, op, path.display()).because("not a regular file"));
     }
-    File::open(path).map(drop).map_err(words)
+    File::open(path).map(drop).at(op, path.display())
 }
 
-fn identity(path: &Path, metadata: &Metadata) -> Result<Identity, String> {
-    if metadata.is_file() {
-        Ok(Identity::File { device: metadata.dev(), inode: metadata.ino() })
-    } else if metadata.file_type().is_block_device() {
-        Ok(Identity::Block { number: metadata.rdev() })
-    } else {
-        Err(format!("{}: neither a regular file nor a block device", path.display()))
+fn absolute(path: &Path, op: Op) -> Result<()> {
+    if path.is_absolute() {
+        return Ok(());
     }
+    Err(Error::new(Kind::Invalid, op, path.display()).because("not an absolute path"))
 }
 
 #[cfg(test)]
@@ -114,11 +99,13 @@ mod tests {
     fn what_is_no_disk_is_refused_by_name_and_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing.img");
-        let words = OpenDisk::open(&disk(&missing, Access::ReadOnly)).unwrap_err();
-        assert!(words.starts_with(missing.to_str().unwrap()), "{words}");
-        assert!(words.contains("No such file"), "{words}");
-        let words = OpenDisk::open(&disk(dir.path(), Access::ReadOnly)).unwrap_err();
-        assert!(words.contains("neither a regular file"), "{words}");
+        let error = OpenDisk::open(&disk(&missing, Access::ReadOnly)).unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert_eq!(error.target(), missing.to_str().unwrap());
+        let error = OpenDisk::open(&disk(dir.path(), Access::ReadOnly)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        let error = OpenDisk::open(&disk(Path::new("a.img"), Access::ReadOnly)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::record::{Due, GuestAct, Phase, Record};
 use super::rules::Effects;
 use super::state::{State, millis};
 use crate::config::DomainSpec;
+use crate::domain;
 use crate::error::{Error, Kind, Op, Result};
 use crate::hypervisor::{BoxFuture, DomainChange, DomainInfo, DomainState, Domains, ShutdownReason};
 use crate::ids::{DomId, VmName};
@@ -116,7 +117,7 @@ impl Domains for SimHypervisor {
 impl Link {
     async fn create(self: Arc<Self>, spec: DomainSpec, cancel: CancellationToken) -> Result<DomId> {
         let op = Op::CreateDomain;
-        buildable(&spec)?;
+        domain::check(&spec)?;
         let (name, link, first) = (spec.name.clone(), self.clone(), cancel.clone());
         let (domid, effects) = self
             .world
@@ -190,18 +191,17 @@ impl Link {
                 let gone = Error::new(Kind::Backend, op, domid);
                 return Err(gone.because("it was destroyed while it was built"));
             };
-            let failed = |words: String| record.error(Kind::Backend, op).because(words);
             if last.is_cancelled() {
                 return Err(record.error(Kind::Cancelled, op));
             }
             state.services(op, &record.spec.name)?;
             if let Some(boot) = &record.spec.boot {
                 for file in std::iter::once(&boot.kernel).chain(&boot.ramdisk) {
-                    probe_boot_file(file).map_err(failed)?;
+                    probe_boot_file(file)?;
                 }
             }
             for disk in record.spec.disks.clone() {
-                let open = OpenDisk::open(&disk).map_err(failed)?;
+                let open = OpenDisk::open(&disk)?;
                 if let Some(user) = state.conflict(&open) {
                     let words = format!("{}: {user}", disk.path.display());
                     return Err(record.error(Kind::Busy, op).because(words));
@@ -253,21 +253,4 @@ pub(super) fn plan_acts(state: &State, record: &mut Record, effects: &Effects) {
     let from = record.guest_time(state.clock.now());
     let acts = effects.acts.iter().cloned();
     record.due.extend(acts.map(|(after, act)| Due { at: from.saturating_add(millis(after)), act }));
-}
-
-/// Refuses what no host could build.
-fn buildable(spec: &DomainSpec) -> Result<()> {
-    let mut vdevs = std::collections::HashSet::new();
-    let words = if spec.vcpus == 0 {
-        "it has no virtual CPU".into()
-    } else if spec.memory.get() == 0 {
-        "it has no memory".into()
-    } else if spec.max_memory < spec.memory {
-        "its most memory is less than its memory".into()
-    } else if let Some(disk) = spec.disks.iter().find(|disk| !vdevs.insert(disk.vdev)) {
-        format!("it has two disks {}", disk.vdev)
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(Kind::Invalid, Op::CreateDomain, &spec.name).because(words))
 }

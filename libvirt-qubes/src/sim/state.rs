@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) injected: Rules,
     /// How often hanging operations were released.
     pub(super) releases: u64,
+    /// Whether events get lost.
+    pub(super) muted: bool,
     /// Counts changes, for whoever waits for one.
     pub(super) changed: Arc<watch::Sender<u64>>,
 }
@@ -113,6 +115,7 @@ impl State {
             next_listener: 0,
             injected: Rules::default(),
             releases: 0,
+            muted: false,
             changed,
         }
     }
@@ -295,6 +298,9 @@ impl State {
 
     /// Tells those who watch a domain.
     pub(super) fn tell(&mut self, domid: DomId, uuid: Uuid, change: DomainChange) {
+        if self.muted {
+            return;
+        }
         for listener in self.listeners.values_mut() {
             listener.tell(domid, uuid, change);
         }
@@ -390,8 +396,9 @@ impl Listener {
 fn reopen(record: &Record, disk: &DiskSpec) -> Option<OpenDisk> {
     match OpenDisk::open(disk) {
         Ok(open) => Some(open),
-        Err(words) => {
-            tracing::warn!(domain = %record.spec.name, vdev = %disk.vdev, words, "a disk cannot be opened again");
+        Err(error) => {
+            let (domain, vdev) = (&record.spec.name, disk.vdev);
+            tracing::warn!(%domain, %vdev, error = error.report(), "a disk cannot be opened again");
             None
         }
     }

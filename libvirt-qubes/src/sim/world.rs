@@ -168,9 +168,19 @@ impl World {
         .await
     }
 
-    /// Every connection is told that events were lost.
+    /// From now on events reach nobody, until [`World::lose_events`].
+    pub async fn mute(&self) -> Result<()> {
+        self.with(Op::WatchDomain, "world", |state| {
+            state.muted = true;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every connection is told that events were lost, and hears those that follow.
     pub async fn lose_events(&self) -> Result<()> {
         self.with(Op::WatchDomain, "world", |state| {
+            state.muted = false;
             state.announce(&HypervisorEvent::Lost);
             Ok(())
         })

@@ -77,7 +77,7 @@ pub(super) async fn a_failed_attach_leaves_nothing(host: &Host<'_>) -> Outcome {
     let good = host.disk(8, Access::ReadWrite).await;
     let bad = DiskSpec { path: "/nonexistent/contract".into(), ..good.clone() };
     let attached = host.hypervisor.attach_disk(spec.uuid, bad, CancellationToken::new()).await;
-    let kinds = [Kind::Backend, Kind::Invalid, Kind::Io];
+    let kinds = [Kind::Backend, Kind::Invalid, Kind::NotFound, Kind::Io];
     let report = fails_with(attached, &kinds, "attach of a file that is not there");
     assert!(report.contains("/nonexistent/contract"), "it does not name the file: {report}");
     host.assert_disks(spec.uuid, before, &[]).await;

@@ -14,17 +14,14 @@ use crate::ids::KernelVersion;
 pub(super) static VIRT_MODE: Row = Row {
     name: "virt_mode",
     source: Source::Stored(Rules {
-        canonical: |value| match value {
-            Value::Str(text) => {
-                let lower = text.to_ascii_lowercase();
-                if ["hvm", "pv", "pvh"].contains(&lower.as_str()) {
-                    Ok(Value::text(lower))
-                } else {
-                    let text = "Invalid virtualization mode, supported values: hvm, pv, pvh";
-                    Err(refuse(Property::VirtMode, text.to_owned()))
-                }
+        canonical: |value| {
+            let Some(text) = value.as_str() else { return Ok(value) };
+            let lower = text.to_ascii_lowercase();
+            if ["hvm", "pv", "pvh"].contains(&lower.as_str()) {
+                return Ok(Value::text(lower));
             }
-            other => Ok(other),
+            let text = "Invalid virtualization mode, supported values: hvm, pv, pvh";
+            Err(refuse(Property::VirtMode, text.to_owned()))
         },
         default: |snapshot, vm| {
             Some(of_template(snapshot, vm, Property::VirtMode).unwrap_or_else(|| Value::text("pvh")))
@@ -42,21 +39,18 @@ pub(super) fn virt_mode(snapshot: &Snapshot, vm: &Vm) -> Option<Arc<str>> {
 }
 
 fn text(value: Option<Value>) -> Option<Arc<str>> {
-    match value {
-        Some(Value::Str(text)) => Some(text),
-        Some(Value::Int(_) | Value::Bool(_) | Value::Vm(_) | Value::Label(_) | Value::Pool(_)) | None => None,
-    }
+    value?.as_str().cloned()
 }
 
 pub(super) static KERNEL: Row = Row {
     name: "kernel",
     source: Source::Stored(Rules {
-        canonical: |value| match &value {
-            Value::Str(text) if !text.is_empty() => match text.parse::<KernelVersion>() {
+        canonical: |value| match value.as_str().filter(|text| !text.is_empty()) {
+            Some(text) => match text.parse::<KernelVersion>() {
                 Ok(_) => Ok(value),
                 Err(error) => Err(refuse(Property::Kernel, error.reason().to_owned())),
             },
-            _ => Ok(value),
+            None => Ok(value),
         },
         veto: |snapshot, vm, change| match change {
             Change::Set(Value::Str(kernel)) if !kernel.is_empty() => installed(snapshot, vm, kernel),
@@ -107,11 +101,11 @@ pub(super) static KERNELOPTS: Row = Row {
     name: "kernelopts",
     stage: Stage::Late,
     source: Source::Stored(Rules {
-        canonical: |value| match &value {
-            Value::Str(text) if text.len() > 512 => {
+        canonical: |value| match value.as_str() {
+            Some(text) if text.len() > 512 => {
                 Err(refuse(Property::Kernelopts, "Kernelopts value too long (512 chars max)".to_owned()))
             }
-            _ => Ok(value),
+            Some(_) | None => Ok(value),
         },
         default: |snapshot, vm| Some(default_kernelopts(snapshot, vm)),
         inherit: Inherit::FromTemplate,

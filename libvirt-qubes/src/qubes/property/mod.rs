@@ -13,6 +13,8 @@ mod row;
 mod running;
 mod settings;
 pub(super) mod template;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

@@ -24,8 +24,8 @@ pub(super) static NETVM: Row = Row {
             if let Change::Reset(Some(default)) = change {
                 netvm_fits(snapshot, vm, default)?;
             }
-            let Some(Value::Vm(Some(target))) = change.value() else { return Ok(()) };
-            match snapshot.model.vm(*target) {
+            let target = change.value().and_then(Value::as_vm);
+            match target.and_then(|target| snapshot.model.vm(target)) {
                 Some(netvm) if !snapshot.is_halted(vm) && snapshot.is_halted(netvm) => {
                     Err(Refusal::NetvmHalted { netvm: netvm.name.clone() })
                 }
@@ -49,11 +49,7 @@ pub(super) static NETVM: Row = Row {
 };
 
 fn netvm_fits(snapshot: &Snapshot, vm: &Vm, value: &Value) -> Result<(), Refusal> {
-    let target = match value {
-        Value::Vm(Some(target)) => snapshot.model.vm(*target),
-        _ => None,
-    };
-    let Some(netvm) = target else { return Ok(()) };
+    let Some(netvm) = value.as_vm().and_then(|target| snapshot.model.vm(target)) else { return Ok(()) };
     if netvm.flag(Property::ProvidesNetwork) != Some(true) {
         return Err(Refusal::ProvidesNoNetwork { netvm: netvm.name.clone() });
     }
@@ -67,9 +63,8 @@ pub(super) static PROVIDES_NETWORK: Row = Row {
     name: "provides_network",
     kind: Type::Bool,
     source: Source::Stored(Rules {
-        fits: |snapshot, vm, value| match value {
-            Value::Bool(false) => unused(snapshot, vm),
-            _ => Ok(()),
+        fits: |snapshot, vm, value| {
+            if value.as_bool() == Some(false) { unused(snapshot, vm) } else { Ok(()) }
         },
         veto: |snapshot, vm, change| match change {
             Change::Reset(_) => unused(snapshot, vm),
@@ -126,18 +121,15 @@ fn service(vm: &Vm, serves: bool) -> Effects {
 pub(super) static MAC: Row = Row {
     name: "mac",
     source: Source::Stored(Rules {
-        canonical: |value| match value {
-            Value::Str(text) => {
-                let lower = text.to_ascii_lowercase();
-                let pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
-                if lower.split(':').count() == 6 && lower.split(':').all(pair) {
-                    Ok(Value::text(lower))
-                } else {
-                    let shown = super::parse::python_repr(&text);
-                    Err(refuse(Property::Mac, format!("Invalid MAC address: {shown}")))
-                }
+        canonical: |value| {
+            let Some(text) = value.as_str() else { return Ok(value) };
+            let lower = text.to_ascii_lowercase();
+            let pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+            if lower.split(':').count() == 6 && lower.split(':').all(pair) {
+                return Ok(Value::text(lower));
             }
-            other => Ok(other),
+            let shown = super::parse::python_repr(text);
+            Err(refuse(Property::Mac, format!("Invalid MAC address: {shown}")))
         },
         default: |_, _| Some(Value::text("00:16:3e:5e:6c:00")),
         ..PLAIN

@@ -23,12 +23,10 @@ pub(super) fn refuse(property: Property, text: String) -> Refusal {
 
 /// A number of 1 to `most`.
 pub(super) fn positive(property: Property, most: i64, value: Value) -> Result<Value, Refusal> {
-    match value {
-        Value::Int(number) if number <= 0 => Err(refuse(property, format!("{property} must be positive"))),
-        Value::Int(number) if number > most => {
-            Err(refuse(property, format!("{property} must be at most {most}")))
-        }
-        other => Ok(other),
+    match value.as_int() {
+        Some(number) if number <= 0 => Err(refuse(property, format!("{property} must be positive"))),
+        Some(number) if number > most => Err(refuse(property, format!("{property} must be at most {most}"))),
+        Some(_) | None => Ok(value),
     }
 }
 
@@ -52,14 +50,14 @@ pub(super) static MAXMEM: Row = Row {
     kind: Type::Int,
     classes: &[VmClass::AdminVm, VmClass::AppVm, VmClass::DispVm, VmClass::StandaloneVm, VmClass::TemplateVm],
     source: Source::Stored(Rules {
-        canonical: |value| match value {
-            Value::Int(number) if number < 0 => {
+        canonical: |value| match value.as_int() {
+            Some(number) if number < 0 => {
                 Err(refuse(Property::Maxmem, "maxmem must be positive or zero".to_owned()))
             }
-            Value::Int(number) if number > MOST_MIB => {
+            Some(number) if number > MOST_MIB => {
                 Err(refuse(Property::Maxmem, format!("maxmem must be at most {MOST_MIB}")))
             }
-            other => Ok(other),
+            Some(_) | None => Ok(value),
         },
         veto: |snapshot, vm, change| match change {
             Change::Set(_) | Change::Reset(_) if snapshot.is_halted(vm) || memory_hotplug(snapshot, vm) => {

@@ -66,16 +66,16 @@ pub(super) static BACKUP_TIMESTAMP: Row = Row {
 pub(super) static DEFAULT_USER: Row = Row {
     name: "default_user",
     source: Source::Stored(Rules {
-        canonical: |value| match &value {
-            Value::Str(text) if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-+,.".contains(&b)) => {
-                Err(refuse(
-                    Property::DefaultUser,
-                    "Username can contain only those characters: \
-                     abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+,."
-                        .to_owned(),
-                ))
+        canonical: |value| {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-+,.".contains(&b);
+            match value.as_str() {
+                Some(text) if !text.bytes().all(allowed) => {
+                    let text = "Username can contain only those characters: \
+                                abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+,.";
+                    Err(refuse(Property::DefaultUser, text.to_owned()))
+                }
+                Some(_) | None => Ok(value),
             }
-            _ => Ok(value),
         },
         default: |snapshot, vm| {
             Some(of_template(snapshot, vm, Property::DefaultUser).unwrap_or_else(|| Value::text("user")))

@@ -22,19 +22,14 @@ pub(super) static TEMPLATE: Row = Row {
     stage: Stage::Late,
     clone: CloneRule::Own,
     source: Source::Stored(Rules {
-        fits: |snapshot, vm, value| match value {
-            Value::Vm(Some(target)) => match snapshot.model.vm(*target) {
-                Some(target) => fits(vm.class, target),
-                None => Ok(()),
-            },
-            _ => Err(Refusal::VmRequired { property: "template" }),
+        fits: |snapshot, vm, value| match value.as_vm().map(|target| snapshot.model.vm(target)) {
+            Some(Some(target)) => fits(vm.class, target),
+            Some(None) => Ok(()),
+            None => Err(Refusal::VmRequired { property: "template" }),
         },
         veto,
         effects: |snapshot, vm, _, new| Effects {
-            writes: match new {
-                Some(Value::Vm(Some(template))) => repointed(snapshot, vm, *template),
-                _ => Vec::new(),
-            },
+            writes: new.and_then(Value::as_vm).map_or_else(Vec::new, |to| repointed(snapshot, vm, to)),
             ..Effects::default()
         },
         ..PLAIN
@@ -136,9 +131,9 @@ pub(super) static TEMPLATE_FOR_DISPVMS: Row = Row {
     kind: Type::Bool,
     classes: &[VmClass::AppVm, VmClass::StandaloneVm],
     source: Source::Stored(Rules {
-        veto: |snapshot, vm, change| match change.value() {
-            Some(Value::Bool(true)) => Ok(()),
-            _ => no_base_of_disposables(snapshot, vm),
+        veto: |snapshot, vm, change| match change.value().and_then(Value::as_bool) {
+            Some(true) => Ok(()),
+            Some(false) | None => no_base_of_disposables(snapshot, vm),
         },
         default: |_, _| Some(Value::Bool(false)),
         effects: |_, vm, _, _| Effects { events: vec![recomputed(vm, "icon")], ..Effects::default() },
@@ -218,11 +213,7 @@ fn base_of_disposables(
     property: Property,
     value: &Value,
 ) -> Result<(), Refusal> {
-    let target = match value {
-        Value::Vm(Some(target)) => snapshot.model.vm(*target),
-        _ => None,
-    };
-    match target {
+    match value.as_vm().and_then(|target| snapshot.model.vm(target)) {
         Some(target) if target.flag(Property::TemplateForDispvms) != Some(true) => {
             Err(Refusal::NotForDisposables {
                 property: property.name(),

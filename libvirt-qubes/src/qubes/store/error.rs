@@ -18,7 +18,6 @@ impl<T> AtStore<T> for rusqlite::Result<T> {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "SQLite's codes are open; the rest is one kind here")]
 fn kind(error: &rusqlite::Error) -> Kind {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Kind::NoSpace,

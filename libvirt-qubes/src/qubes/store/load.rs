@@ -385,15 +385,7 @@ fn fitting(model: Model) -> Model {
                 references: vm
                     .properties
                     .iter()
-                    .filter_map(|(property, value)| match value {
-                        Value::Vm(Some(target)) => Some((*target, Some(*property))),
-                        Value::Vm(None)
-                        | Value::Str(_)
-                        | Value::Int(_)
-                        | Value::Bool(_)
-                        | Value::Label(_)
-                        | Value::Pool(_) => None,
-                    })
+                    .filter_map(|(property, value)| Some((value.as_vm()?, Some(*property))))
                     .collect(),
                 ..aside("vm", vm.name.as_str(), reason)
             };

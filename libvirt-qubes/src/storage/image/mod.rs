@@ -288,11 +288,7 @@ impl Resize for ImageDriver {
 }
 
 fn images_of(group: VolumeGroup, owner: &VmName, dir: &Path, found: &mut Contents) -> Result<()> {
-    let files = entries(dir)?;
-    if files.is_empty() {
-        found.unknown.push(dir.to_owned());
-    }
-    for (name, path) in files {
+    for (name, path) in entries(dir)? {
         match name.as_deref().and_then(names::volume_of) {
             Some(volume) => found.volumes.push(VolumeId::new(group, owner.clone(), volume)),
             None => found.unknown.push(path),

@@ -10,7 +10,8 @@
 //! | `V-keep.N.img` | revision `sN`, made on request |
 //! | any of these, then `~` and letters | not yet whole; it was to get the name before the `~` |
 //!
-//! All but `V-keep.N.img` are the names of the Qubes driver `file-reflink`.
+//! All but `V-keep.N.img` are the names of the Qubes driver `file-reflink`. `V-cow.img` and `V-cow.img.old` are of the
+//! Qubes driver `file`, and mean nothing here.
 
 use crate::ids::VolumeName;
 use crate::storage::RevisionId;
@@ -76,18 +77,20 @@ pub(super) fn parse(volume: &VolumeName, name: &str) -> Option<Named> {
     Some(if unfinished { Named::Unfinished } else { Named::Whole(image) })
 }
 
-/// Whose file `name` is.
+/// Whose file `name` is; `None` if it is none of a volume.
 pub(super) fn volume_of(name: &str) -> Option<VolumeName> {
     let (whole, _) = split_unfinished(name);
     // The longest suffix wins: `root-dirty.img` is root's, not the clean image of a volume `root-dirty`.
-    whole.char_indices().filter(|(_, c)| matches!(c, '-' | '.')).find_map(|(at, _)| {
-        let (volume, suffix) = whole.split_at_checked(at)?;
-        Image::from_suffix(suffix)?;
-        volume.parse().ok()
-    })
+    let volume: VolumeName =
+        whole.char_indices().filter(|(_, c)| matches!(c, '-' | '.')).find_map(|(at, _)| {
+            let (volume, suffix) = whole.split_at_checked(at)?;
+            Image::from_suffix(suffix)?;
+            volume.parse().ok()
+        })?;
+    (!volume.as_str().ends_with("-cow")).then_some(volume)
 }
 
-/// Whether the files of a volume of this name could be taken for those of another.
+/// Whether the files of a volume of this name could be taken for those of another, or for none of ours.
 pub(super) fn is_ambiguous(volume: &VolumeName) -> bool {
     volume_of(&Image::Clean.file_name(volume)).as_ref() != Some(volume)
 }
@@ -232,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_volume_whose_files_look_like_those_of_another_is_ambiguous() {
-        for name in ["root-dirty", "root-import", "root-precache", "root-keep.1"] {
+        for name in ["root-dirty", "root-import", "root-precache", "root-keep.1", "root-cow"] {
             assert!(is_ambiguous(&volume(name)), "{name}");
         }
         for name in ["root", "private", "my-root", "dirty", "root.img", "root-keep", "keep.1", "a-b.c"] {
