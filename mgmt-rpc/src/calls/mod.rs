@@ -16,7 +16,7 @@ use libvirt_qubes::qubes::{Host, HostError};
 
 use crate::cx::{Cx, Directory};
 use crate::failure::Failure;
-use crate::refused;
+use crate::refused::{self, Causes, Reader};
 use crate::table::{Row, Table, distinct};
 use crate::wire::VmRef;
 
@@ -49,7 +49,9 @@ trait OrFail<T> {
 
 impl<T, E: Into<HostError>> OrFail<T> for Result<T, E> {
     fn or_fail(self, cx: &Cx<Host>) -> Result<T, Failure> {
-        self.map_err(|error| refused::failure(error.into(), &|vm| cx.sees(vm)))
+        let causes = if cx.source.is_dom0() { Causes::Told } else { Causes::Hidden };
+        let reader = Reader { causes, sees: &|vm| cx.sees(vm) };
+        self.map_err(|error| refused::failure(error.into(), reader))
     }
 }
 
