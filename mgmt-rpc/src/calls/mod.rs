@@ -1,6 +1,7 @@
 //! The calls, by family: each a row that says what is the same for all who make it, and a function of a few
 //! lines that calls the library.
 
+mod app;
 mod block;
 mod event;
 mod label;
@@ -22,7 +23,7 @@ use crate::wire::VmRef;
 
 /// All rows.
 const FAMILIES: &[&[Row<Host>]] =
-    &[vm::ROWS, power::ROWS, label::ROWS, property::ROWS, pool::ROWS, block::ROWS, event::ROWS];
+    &[vm::ROWS, power::ROWS, label::ROWS, property::ROWS, pool::ROWS, block::ROWS, event::ROWS, app::ROWS];
 
 const _: () = assert!(distinct(FAMILIES), "a call is in the table twice");
 
