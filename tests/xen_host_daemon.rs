@@ -342,7 +342,9 @@ fn linux_life(kind: &str) {
     }
 
     let disk = host.0.dir().join("disk.img");
-    std::fs::write(&disk, format!("{:<1048576}", "HELLO from dom0")).unwrap();
+    let mut bytes = b"HELLO from dom0".to_vec();
+    bytes.resize(1 << 20, 0);
+    std::fs::write(&disk, bytes).unwrap();
     let device = format!("dom0+{}", disk.display());
     host.ok("mgmt.vm.device.block.Attach", &name, &device, "");
     assert_eq!(host.ok("mgmt.vm.device.block.List", &name, "", ""), format!("{device}\n"));
