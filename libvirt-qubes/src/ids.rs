@@ -16,7 +16,7 @@ pub struct BadId {
 }
 
 impl BadId {
-    const fn new(reason: &'static str) -> Self {
+    pub(crate) const fn new(reason: &'static str) -> Self {
         Self { reason }
     }
 

@@ -6,11 +6,21 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod contract;
 pub mod device;
+pub mod domain;
 pub mod error;
+pub mod event;
+pub mod exec;
 pub mod hypervisor;
 pub mod ids;
+#[cfg(feature = "qubes")]
+pub mod qubes;
+pub mod sim;
+pub mod storage;
+pub mod toolstack;
 #[cfg(feature = "xen")]
 pub mod xen;
 
 pub use error::{At, Error, Kind, Op, Result};
+pub use toolstack::Toolstack;

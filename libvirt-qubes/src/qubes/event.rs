@@ -1,0 +1,270 @@
+//! The model's events: what happened to which VM. Wire names and texts are made above.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::ids::{FeatureName, FeatureValue, Tag};
+use super::value::Shown;
+use super::vm::Vm;
+use crate::ids::{PoolName, VmName};
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// The system as a whole.
+    System,
+    /// A VM.
+    Vm {
+        /// Its identity.
+        uuid: Uuid,
+        /// Its name.
+        name: VmName,
+    },
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEvent {
+    /// What it is about.
+    pub subject: Subject,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+impl ModelEvent {
+    /// An event of the system.
+    pub fn system(kind: EventKind) -> Self {
+        Self { subject: Subject::System, kind }
+    }
+
+    /// An event of a VM.
+    pub fn of(vm: &Vm, kind: EventKind) -> Self {
+        Self { subject: Subject::Vm { uuid: vm.uuid, name: vm.name.clone() }, kind }
+    }
+
+    /// The VM that it is about, or that a system event names.
+    pub fn vm(&self) -> Option<Uuid> {
+        match (&self.subject, self.kind.named_vm()) {
+            (Subject::Vm { uuid, .. }, _) => Some(*uuid),
+            (Subject::System, named) => named.map(|(uuid, _)| uuid),
+        }
+    }
+}
+
+/// A property's change in an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PropertyChange {
+    /// The property's name.
+    pub name: &'static str,
+    /// The new value; absent from resets.
+    pub new: Option<Shown>,
+    /// The value that held before, a default included; absent where there was none.
+    pub old: Option<Shown>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventKind {
+    /// A VM was added (system).
+    DomainAdd {
+        /// The VM.
+        vm: VmName,
+        /// Its identity.
+        uuid: Uuid,
+    },
+    /// A VM is about to be removed (system).
+    DomainPreDelete {
+        /// The VM.
+        vm: VmName,
+        /// Its identity.
+        uuid: Uuid,
+    },
+    /// A VM was removed (system).
+    DomainDelete {
+        /// The VM.
+        vm: VmName,
+        /// Its identity.
+        uuid: Uuid,
+    },
+    /// A VM's volumes were made.
+    DomainCreateOnDisk,
+    /// A VM's volumes were removed.
+    DomainRemoveFromDisk,
+    /// A tag was added.
+    DomainTagAdd {
+        /// The tag.
+        tag: Tag,
+    },
+    /// A tag was removed.
+    DomainTagDelete {
+        /// The tag.
+        tag: Tag,
+    },
+    /// A feature is about to be set.
+    DomainFeaturePreSet {
+        /// The feature.
+        feature: FeatureName,
+        /// Its new value.
+        value: FeatureValue,
+        /// Its old value, if it had one.
+        old: Option<FeatureValue>,
+    },
+    /// A feature was set.
+    DomainFeatureSet {
+        /// The feature.
+        feature: FeatureName,
+        /// Its new value.
+        value: FeatureValue,
+        /// Its old value, if it had one.
+        old: Option<FeatureValue>,
+    },
+    /// A feature is about to be removed.
+    DomainFeaturePreDelete {
+        /// The feature.
+        feature: FeatureName,
+    },
+    /// A feature was removed.
+    DomainFeatureDelete {
+        /// The feature.
+        feature: FeatureName,
+    },
+    /// A property is about to be set.
+    PropertyPreSet(PropertyChange),
+    /// A property was set.
+    PropertySet(PropertyChange),
+    /// A property is about to go back to its default.
+    PropertyPreReset(PropertyChange),
+    /// The old name of [`EventKind::PropertyPreReset`].
+    PropertyPreDel(PropertyChange),
+    /// A property went back to its default, or an inherited or computed value changed.
+    PropertyReset(PropertyChange),
+    /// The old name of [`EventKind::PropertyReset`].
+    PropertyDel(PropertyChange),
+    /// A Start begins.
+    DomainPreStart,
+    /// A VM's volumes were checked.
+    DomainVerifyFiles,
+    /// The domain is about to be built.
+    DomainPreSpawn,
+    /// The domain was built, paused.
+    DomainSpawn,
+    /// What the guest reads about itself was written.
+    DomainQdbCreate,
+    /// A Start is done.
+    DomainStart,
+    /// A Start failed.
+    DomainStartFailed {
+        /// Why.
+        reason: String,
+    },
+    /// A domain is about to be unpaused.
+    DomainPreUnpaused,
+    /// A domain was unpaused.
+    DomainUnpaused,
+    /// A domain is about to be paused.
+    DomainPrePaused,
+    /// A domain was paused.
+    DomainPaused,
+    /// A guest is about to be asked to shut down.
+    DomainPreShutdown {
+        /// Whether it was forced.
+        force: Force,
+    },
+    /// A guest could not be asked to shut down.
+    DomainShutdownFailed {
+        /// Why.
+        reason: String,
+    },
+    /// A domain ended, for whatever reason.
+    DomainStopped,
+    /// What follows from the end is done.
+    DomainShutdown,
+    /// A device is about to be attached.
+    DevicePreAttach(Device),
+    /// A device was attached.
+    DeviceAttach(Device),
+    /// A device is about to be detached.
+    DevicePreDetach(DevicePort),
+    /// A device was detached.
+    DeviceDetach(DevicePort),
+    /// The devices that a VM offers changed.
+    DeviceListChange {
+        /// The devices' class.
+        class: &'static str,
+    },
+    /// A pool was added (system).
+    PoolAdd {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// A pool is about to be removed (system).
+    PoolPreDelete {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// A pool was removed (system).
+    PoolDelete {
+        /// The pool.
+        pool: PoolName,
+    },
+}
+
+impl EventKind {
+    /// The VM that an event of the system names.
+    pub fn named_vm(&self) -> Option<(Uuid, &VmName)> {
+        if let Self::DomainAdd { vm, uuid }
+        | Self::DomainPreDelete { vm, uuid }
+        | Self::DomainDelete { vm, uuid } = self
+        {
+            Some((*uuid, vm))
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether something was asked with force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Force {
+    /// Only if nothing speaks against it.
+    No,
+    /// Whatever speaks against it.
+    Yes,
+}
+
+/// A device in an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its class.
+    pub class: &'static str,
+    /// The VM that offers it.
+    pub backend: VmName,
+    /// Where it is plugged there.
+    pub port: String,
+    /// What it is.
+    pub id: String,
+    /// The options of the attachment.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Where a device is plugged, in an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePort {
+    /// The device's class.
+    pub class: &'static str,
+    /// The VM that offers it.
+    pub backend: VmName,
+    /// Where it is plugged there.
+    pub port: String,
+}
+
+/// An event with its number. Numbers grow by one and never repeat, not over restarts either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbered {
+    /// The number.
+    pub number: u64,
+    /// The event.
+    pub event: Arc<ModelEvent>,
+}

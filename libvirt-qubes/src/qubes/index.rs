@@ -1,0 +1,220 @@
+//! Reverse indexes of the model: who uses what. Kept by [`Model`](super::model::Model) alone.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::class::VmClass;
+use super::global::Global;
+use super::ids::{LabelIndex, PendingId};
+use super::model::SetAside;
+use super::pending::Pending;
+use super::pool::Pool;
+use super::property::Property;
+use super::value::Value;
+use super::vm::Vm;
+use crate::ids::{PoolName, VolumeName};
+
+/// Who names a VM explicitly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Referrer {
+    /// A VM, in a property.
+    Vm(Uuid, Property),
+    /// A global property.
+    System(Global),
+}
+
+/// Whose a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Occupant {
+    /// A VM's.
+    Volume(Uuid, VolumeName),
+    /// It is being made or removed.
+    Pending(PendingId),
+    /// A bad row's, with its name as stored.
+    SetAside(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Indexes {
+    referrers: imbl::HashMap<Uuid, imbl::OrdSet<Referrer>>,
+    labelled: imbl::HashMap<LabelIndex, imbl::OrdSet<Uuid>>,
+    pool_positions: imbl::HashMap<PoolName, u32>,
+    /// Every volume of a VM by its pool, kernels too.
+    pool_users: imbl::HashMap<PoolName, imbl::OrdSet<(Uuid, VolumeName)>>,
+    /// What lies in a pool under which name.
+    vids: imbl::HashMap<PoolName, imbl::OrdMap<Arc<str>, Occupant>>,
+    following_default_netvm: imbl::OrdSet<Uuid>,
+    starts: imbl::HashMap<Uuid, PendingId>,
+    last_pending: u64,
+}
+
+fn add<K, V>(map: &mut imbl::HashMap<K, imbl::OrdSet<V>>, key: K, value: V)
+where
+    K: Clone + Eq + std::hash::Hash,
+    V: Clone + Ord,
+{
+    map.entry(key).or_default().insert(value);
+}
+
+fn drop_from<K, V>(map: &mut imbl::HashMap<K, imbl::OrdSet<V>>, key: &K, value: &V)
+where
+    K: Clone + Eq + std::hash::Hash,
+    V: Clone + Ord,
+{
+    if let Some(set) = map.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+fn references(vm: &Vm) -> impl Iterator<Item = (Uuid, Property)> + '_ {
+    vm.properties.iter().filter_map(|(property, value)| Some((value.as_vm()?, *property)))
+}
+
+/// Whether the VM's netvm is the default one: it is not set, and the class follows the default.
+fn follows_default_netvm(vm: &Vm) -> bool {
+    Property::Netvm.applies_to(vm.class)
+        && vm.class != VmClass::TemplateVm
+        && !vm.properties.contains_key(&Property::Netvm)
+}
+
+impl Indexes {
+    pub(super) fn note_vm(&mut self, vm: &Vm) {
+        for (target, property) in references(vm) {
+            add(&mut self.referrers, target, Referrer::Vm(vm.uuid, property));
+        }
+        add(&mut self.labelled, vm.label, vm.uuid);
+        if follows_default_netvm(vm) {
+            self.following_default_netvm.insert(vm.uuid);
+        }
+        for volume in &vm.volumes {
+            add(&mut self.pool_users, volume.pool.clone(), (vm.uuid, volume.name.clone()));
+            if let Some(vid) = &volume.vid {
+                let occupant = Occupant::Volume(vm.uuid, volume.name.clone());
+                self.occupy(&volume.pool, vid, occupant);
+            }
+        }
+    }
+
+    pub(super) fn forget_vm(&mut self, vm: &Vm) {
+        for (target, property) in references(vm) {
+            drop_from(&mut self.referrers, &target, &Referrer::Vm(vm.uuid, property));
+        }
+        drop_from(&mut self.labelled, &vm.label, &vm.uuid);
+        self.following_default_netvm.remove(&vm.uuid);
+        for volume in &vm.volumes {
+            drop_from(&mut self.pool_users, &volume.pool, &(vm.uuid, volume.name.clone()));
+            if let Some(vid) = &volume.vid {
+                let occupant = Occupant::Volume(vm.uuid, volume.name.clone());
+                self.leave(&volume.pool, vid, &occupant);
+            }
+        }
+    }
+
+    fn occupy(&mut self, pool: &PoolName, vid: &Arc<str>, occupant: Occupant) {
+        self.vids.entry(pool.clone()).or_default().insert(vid.clone(), occupant);
+    }
+
+    /// Frees a name, unless somebody else has taken it over: Create's last commit puts the VM in and takes
+    /// the pending row out, in either order.
+    fn leave(&mut self, pool: &PoolName, vid: &Arc<str>, occupant: &Occupant) {
+        if let Some(vids) = self.vids.get_mut(pool) {
+            if vids.get(vid) == Some(occupant) {
+                vids.remove(vid);
+            }
+            if vids.is_empty() {
+                self.vids.remove(pool);
+            }
+        }
+    }
+
+    pub(super) fn note_set_aside(&mut self, row: &SetAside) {
+        for (pool, vid) in &row.volumes {
+            self.occupy(pool, vid, Occupant::SetAside(row.name.clone()));
+        }
+    }
+
+    pub(super) fn note_global(&mut self, global: Global, value: &Value) {
+        if let Value::Vm(Some(target)) = value {
+            add(&mut self.referrers, *target, Referrer::System(global));
+        }
+    }
+
+    pub(super) fn forget_global(&mut self, global: Global, value: &Value) {
+        if let Value::Vm(Some(target)) = value {
+            drop_from(&mut self.referrers, target, &Referrer::System(global));
+        }
+    }
+
+    pub(super) fn note_pool(&mut self, pool: &Pool) {
+        self.pool_positions.insert(pool.name.clone(), pool.position);
+    }
+
+    pub(super) fn forget_pool(&mut self, name: &str) -> Option<u32> {
+        self.pool_positions.remove(name)
+    }
+
+    pub(super) fn note_pending(&mut self, row: &Pending) {
+        self.seen_pending(row.id.get());
+        if row.kind.is_start() {
+            self.starts.insert(row.vm.uuid, row.id);
+        }
+        for volume in &row.volumes {
+            self.occupy(&volume.pool, &volume.vid, Occupant::Pending(row.id));
+        }
+    }
+
+    pub(super) fn forget_pending(&mut self, row: &Pending) {
+        if self.starts.get(&row.vm.uuid) == Some(&row.id) {
+            self.starts.remove(&row.vm.uuid);
+        }
+        for volume in &row.volumes {
+            self.leave(&volume.pool, &volume.vid, &Occupant::Pending(row.id));
+        }
+    }
+
+    pub(super) fn seen_pending(&mut self, id: u64) {
+        self.last_pending = self.last_pending.max(id);
+    }
+
+    pub(super) fn last_pending(&self) -> u64 {
+        self.last_pending
+    }
+
+    pub(super) fn start_of(&self, vm: Uuid) -> Option<PendingId> {
+        self.starts.get(&vm).copied()
+    }
+
+    pub(super) fn referrers(&self, vm: Uuid) -> impl Iterator<Item = Referrer> {
+        self.referrers.get(&vm).cloned().unwrap_or_default().into_iter()
+    }
+
+    pub(super) fn labelled(&self, label: LabelIndex) -> impl Iterator<Item = Uuid> {
+        self.labelled.get(&label).cloned().unwrap_or_default().into_iter()
+    }
+
+    pub(super) fn pool_position(&self, name: &str) -> Option<u32> {
+        self.pool_positions.get(name).copied()
+    }
+
+    pub(super) fn volumes_in(&self, pool: &str) -> impl Iterator<Item = (&Arc<str>, &Occupant)> {
+        self.vids.get(pool).into_iter().flat_map(imbl::OrdMap::iter)
+    }
+
+    pub(super) fn occupant(&self, pool: &str, vid: &str) -> Option<&Occupant> {
+        self.vids.get(pool).and_then(|vids| vids.get(vid))
+    }
+
+    pub(super) fn vms_in_pool(&self, pool: &str) -> impl Iterator<Item = Uuid> {
+        let mut last = None;
+        let users = self.pool_users.get(pool).cloned().unwrap_or_default();
+        users.into_iter().map(|(uuid, _)| uuid).filter(move |uuid| last.replace(*uuid) != Some(*uuid))
+    }
+
+    pub(super) fn following_default_netvm(&self) -> impl Iterator<Item = Uuid> {
+        self.following_default_netvm.iter().copied()
+    }
+}

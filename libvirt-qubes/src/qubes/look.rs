@@ -1,0 +1,169 @@
+//! Looking at a host: figures of what runs and of pools. They come from caches that are refreshed off the calls'
+//! way; a look waits for nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use uuid::Uuid;
+
+use super::class::VmClass;
+use super::host::Host;
+use super::pool::Pool;
+use super::property::Property;
+use super::refusal::HostError;
+use super::snapshot::{RunState, Snapshot};
+use super::vm::Vm;
+use crate::hypervisor::DomainInfo;
+use crate::ids::{MemoryMib, PoolName, VmName};
+use crate::storage::PoolUsage;
+
+/// How old figures of running domains may be.
+const DOMAINS_EVERY: Duration = Duration::from_secs(1);
+
+/// What a VM is doing, as clients know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PowerState {
+    /// It has no domain.
+    Halted,
+    /// It has a run in this state.
+    Live(RunState),
+}
+
+impl PowerState {
+    /// The word that clients know.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Halted => "Halted",
+            Self::Live(RunState::Transient) => "Transient",
+            Self::Live(RunState::Running) => "Running",
+            Self::Live(RunState::Paused) => "Paused",
+            Self::Live(RunState::Suspended) => "Suspended",
+            Self::Live(RunState::Halting) => "Halting",
+            Self::Live(RunState::Dying) => "Dying",
+            Self::Live(RunState::Crashed) => "Crashed",
+        }
+    }
+}
+
+impl Snapshot {
+    /// What a VM is doing. dom0 and remote VMs always run.
+    pub fn power_state(&self, vm: &Vm) -> PowerState {
+        match vm.class {
+            VmClass::AdminVm | VmClass::RemoteVm => PowerState::Live(RunState::Running),
+            VmClass::AppVm | VmClass::DispVm | VmClass::StandaloneVm | VmClass::TemplateVm => {
+                self.run(vm.uuid).map_or(PowerState::Halted, |run| PowerState::Live(run.state))
+            }
+        }
+    }
+}
+
+/// Figures of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmFigures {
+    /// What it is doing.
+    pub state: PowerState,
+    /// Memory that it has, in KiB; 0 when halted.
+    pub memory_kib: u64,
+    /// The most memory that it may have, in KiB; 0 when halted.
+    pub max_memory_kib: u64,
+    /// Processor time that it has used in this run, in nanoseconds.
+    pub cpu_time_ns: u64,
+}
+
+/// What was last seen of domains and pools.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    domains: ArcSwap<HashMap<Uuid, DomainInfo>>,
+    pools: ArcSwap<HashMap<PoolName, PoolUsage>>,
+}
+
+impl Host {
+    /// Figures of a VM, at most a second old.
+    ///
+    /// # Errors
+    /// No such VM.
+    pub fn vm_figures(&self, name: &VmName) -> Result<VmFigures, HostError> {
+        let seen = self.snapshot();
+        let vm = seen.model.find_vm(name)?;
+        let state = seen.power_state(vm);
+        let domains = self.figures.domains.load();
+        let info = seen
+            .run(vm.uuid)
+            .and_then(|run| domains.get(&vm.uuid).filter(|info| Some(info.domid) == run.domid));
+        let max_memory = || {
+            let maxmem = Property::Maxmem.int(&seen, vm).unwrap_or(0);
+            let memory = Property::Memory.int(&seen, vm).unwrap_or(0);
+            MemoryMib::new(u32::try_from(if maxmem > 0 { maxmem } else { memory }).unwrap_or(0)).kib()
+        };
+        Ok(VmFigures {
+            state,
+            memory_kib: info.map_or(0, |info| info.memory_kib),
+            max_memory_kib: info.map_or(0, |_| max_memory()),
+            cpu_time_ns: info.map_or(0, |info| info.cpu_time_ns),
+        })
+    }
+
+    /// A pool as it is configured, with its space as it was last seen; `None` where that is not known, or the
+    /// pool holds no data.
+    ///
+    /// # Errors
+    /// No such pool.
+    pub fn pool(&self, name: &str) -> Result<(Arc<Pool>, Option<PoolUsage>), HostError> {
+        let seen = self.snapshot();
+        let pool = Arc::clone(seen.model.find_pool(name)?);
+        let usage = self.figures.pools.load().get(&pool.name).copied();
+        Ok((pool, usage))
+    }
+
+    /// Looks at one VM's domain now.
+    pub(super) async fn refresh_figures(&self, vm: Uuid) {
+        if let Ok(info) = self.hypervisor.info(vm).await {
+            self.figures.domains.rcu(|domains| {
+                let mut domains = HashMap::clone(domains);
+                domains.insert(vm, info.clone());
+                domains
+            });
+        }
+    }
+
+    /// Looks at all pools now.
+    pub(super) async fn refresh_pools(&self) {
+        let mut usages = HashMap::new();
+        for pool in self.snapshot().model.pools() {
+            match self.storage.usage(&pool.name).await {
+                Ok(Some(usage)) => {
+                    usages.insert(pool.name.clone(), usage);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(pool = %pool.name, error = error.report(), "its space is not known")
+                }
+            }
+        }
+        self.figures.pools.store(Arc::new(usages));
+    }
+
+    /// Keeps figures young, for the host's life.
+    pub(super) async fn refresh(self: Arc<Self>) {
+        let mut domains = tokio::time::interval(DOMAINS_EVERY);
+        let mut pools = tokio::time::interval(Duration::from_secs(self.config.refresh_s.max(1)));
+        domains.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        pools.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                _ = domains.tick() => {
+                    if self.snapshot().cells.runs.is_empty() {
+                        self.figures.domains.store(Arc::default());
+                    } else if let Ok(list) = self.hypervisor.list().await {
+                        let list = list.into_iter().map(|info| (info.uuid, info)).collect();
+                        self.figures.domains.store(Arc::new(list));
+                    }
+                }
+                _ = pools.tick() => self.refresh_pools().await,
+            }
+        }
+    }
+}

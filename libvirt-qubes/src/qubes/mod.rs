@@ -1,0 +1,67 @@
+//! The Qubes model on top of the toolstack: VM classes, properties, labels, pools, and the store that keeps
+//! them.
+//!
+//! - [`model`]: everything that is stored, as an immutable [`Model`](model::Model);
+//! - [`snapshot`]: the model together with what runs and what is known of the host;
+//! - [`commit`]: the one thread that changes it; a change is a pure function that gives a
+//!   [`Diff`](diff::Diff) or a [`Refusal`](refusal::Refusal);
+//! - [`sequencer`]: where state and [events](event) become visible, in one order;
+//! - [`store`]: the database beneath;
+//! - [`property`], [`label`], [`create`], [`remove`]: rules, as pure functions of a snapshot.
+
+mod block;
+mod chain;
+pub mod class;
+pub mod commit;
+pub mod create;
+mod creation;
+pub mod diff;
+pub mod event;
+pub mod global;
+mod host;
+pub mod ids;
+pub mod index;
+pub mod label;
+mod lifecycle;
+mod look;
+pub mod model;
+pub mod operation;
+mod pause;
+pub mod pending;
+pub mod pool;
+mod pools;
+pub mod property;
+mod recovery;
+pub mod refusal;
+mod removal;
+pub mod remove;
+pub mod sequencer;
+mod settings;
+pub mod snapshot;
+mod start;
+#[cfg(test)]
+mod state_test;
+mod stop;
+pub mod store;
+pub mod subscription;
+#[cfg(test)]
+mod testing;
+pub mod value;
+pub mod vm;
+pub mod volume;
+mod volumes;
+pub mod write;
+
+pub use block::AttachedDisk;
+pub use class::VmClass;
+pub use create::Pools;
+pub use creation::{CreateRequest, TemplateUpload};
+pub use event::{Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Subject};
+pub use host::{Host, HostConfig};
+pub use look::{PowerState, VmFigures};
+pub use refusal::{HostError, Owner, Refusal, User, ValueRule, Verb};
+pub use sequencer::EventLimits;
+pub use snapshot::{RunState, Snapshot};
+pub use stop::{ShutdownRequest, Wait};
+pub use subscription::{Delivery, Subscription};
+pub use value::Shown;

@@ -1,0 +1,564 @@
+//! What clients see of properties: lists, values, refusals, events.
+
+use std::sync::Arc;
+
+use super::super::class::VmClass;
+use super::super::event::{EventKind, ModelEvent};
+use super::super::global::Global;
+use super::super::pending::{Pending, PendingKind, Reserved, StartPhase};
+use super::super::refusal::{Owner, Refusal as R, User, ValueRule};
+use super::super::snapshot::{Run, RunState, Snapshot};
+use super::super::testing::{first_model, make, new_vm, reset, set, set_global, small_model, vm};
+use super::super::value::{Shown, Value};
+use super::super::write::Write;
+use super::*;
+use crate::ids::{DomId, VmName};
+
+fn get_of(snapshot: &Snapshot, name: &str, property: &str) -> (Origin, Shown) {
+    let answer = get(snapshot, &vm(snapshot, name), property).unwrap();
+    (answer.origin, answer.value)
+}
+
+fn refused(snapshot: &mut Snapshot, name: &str, property: &str, value: &str) -> R {
+    set(snapshot, name, property, value).unwrap_err().refusal
+}
+
+fn name(text: &str) -> VmName {
+    text.parse().unwrap()
+}
+
+fn text(text: &str) -> Shown {
+    Shown::Str(text.into())
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others are shown as they are")]
+/// Events as `subject kind property`.
+fn short(events: &[ModelEvent]) -> Vec<String> {
+    let change = |kind: &str, change: &super::super::event::PropertyChange| {
+        let value = |value: &Option<Shown>| match value {
+            None => "-".to_owned(),
+            Some(Shown::None) => "None".to_owned(),
+            Some(Shown::Str(text)) => text.to_string(),
+            Some(Shown::Int(number)) => number.to_string(),
+            Some(Shown::Bool(flag)) => flag.to_string(),
+            Some(Shown::Vm(vm)) => vm.to_string(),
+            Some(Shown::Label(label)) => label.to_string(),
+        };
+        format!("{kind}:{} {} {}", change.name, value(&change.new), value(&change.old))
+    };
+    events
+        .iter()
+        .map(|event| {
+            let subject = match &event.subject {
+                super::super::event::Subject::System => String::new(),
+                super::super::event::Subject::Vm { name, .. } => name.to_string(),
+            };
+            let kind = match &event.kind {
+                EventKind::PropertyPreSet(c) => change("pre-set", c),
+                EventKind::PropertySet(c) => change("set", c),
+                EventKind::PropertyPreReset(c) => change("pre-reset", c),
+                EventKind::PropertyPreDel(c) => change("pre-del", c),
+                EventKind::PropertyReset(c) => change("reset", c),
+                EventKind::PropertyDel(c) => change("del", c),
+                EventKind::DomainFeaturePreSet { feature, value, .. } => {
+                    format!("feature-pre-set:{feature}={value}")
+                }
+                EventKind::DomainFeatureSet { feature, value, .. } => {
+                    format!("feature-set:{feature}={value}")
+                }
+                EventKind::DomainFeaturePreDelete { feature } => format!("feature-pre-delete:{feature}"),
+                EventKind::DomainFeatureDelete { feature } => format!("feature-delete:{feature}"),
+                other => format!("{other:?}"),
+            };
+            format!("{subject} {kind}")
+        })
+        .collect()
+}
+
+#[test]
+fn every_property_has_a_name_of_its_own_help_and_a_class() {
+    let mut names: Vec<_> = Property::ALL.iter().map(|property| property.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), Property::ALL.len());
+    for property in Property::ALL {
+        let row = property.row();
+        assert!(!row.help.is_empty() && !row.classes.is_empty() && !row.name.is_empty(), "{property}");
+        assert_eq!(Property::named(row.name), Some(*property));
+    }
+}
+
+#[test]
+fn properties_are_listed_by_stage_and_name() {
+    let names = |class| list(class).iter().map(|property| property.name()).collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        names(VmClass::AppVm),
+        "autostart backup_timestamp debug default_user icon include_in_backups installed_by_rpm kernel klass \
+         label mac maxmem memory name provides_network qid qrexec_timeout shutdown_timeout start_time \
+         stubdom_mem stubdom_uuid stubdom_xid template_for_dispvms updateable uuid vcpus virt_mode xid \
+         default_dispvm kernelopts management_dispvm netvm template"
+    );
+    assert_eq!(
+        names(VmClass::AdminVm),
+        "icon include_in_backups klass label maxmem name qid updateable uuid default_dispvm"
+    );
+    assert_eq!(names(VmClass::RemoteVm), "icon include_in_backups klass label name qid uuid");
+    assert!(!names(VmClass::TemplateVm).contains("template"));
+    assert!(!names(VmClass::StandaloneVm).ends_with("template"));
+    assert!(
+        names(VmClass::DispVm)
+            .starts_with("auto_cleanup autostart backup_timestamp debug default_user dispid")
+    );
+}
+
+#[test]
+fn a_fresh_app_vm_shows_these_values() {
+    let snapshot = small_model();
+    let work = vm(&snapshot, "work");
+    let shown = |property: &str| {
+        let answer = get(&snapshot, &work, property).unwrap();
+        (answer.origin == Origin::Default, answer.kind.as_str(), answer.value)
+    };
+    for (property, expected) in [
+        ("name", (false, "str", text("work"))),
+        ("uuid", (false, "str", text(&work.uuid.to_string()))),
+        ("qid", (false, "int", Shown::Int(2))),
+        ("label", (false, "label", Shown::Label("red".parse().unwrap()))),
+        ("klass", (true, "str", text("AppVM"))),
+        ("template", (false, "vm", Shown::Vm(name("debian")))),
+        ("memory", (true, "int", Shown::Int(400))),
+        ("maxmem", (true, "int", Shown::Int(4000))),
+        ("vcpus", (true, "int", Shown::Int(2))),
+        ("virt_mode", (true, "str", text("pvh"))),
+        ("kernel", (true, "str", text(""))),
+        ("kernelopts", (true, "str", text(""))),
+        ("netvm", (true, "vm", Shown::None)),
+        ("xid", (true, "int", Shown::Int(-1))),
+        ("start_time", (true, "str", Shown::None)),
+        ("updateable", (true, "bool", Shown::Bool(false))),
+        ("include_in_backups", (true, "bool", Shown::Bool(true))),
+        ("icon", (true, "str", text("appvm-red"))),
+        ("qrexec_timeout", (true, "int", Shown::Int(60))),
+        ("backup_timestamp", (true, "int", Shown::None)),
+        ("mac", (true, "str", text("00:16:3e:5e:6c:00"))),
+        ("default_user", (true, "str", text("user"))),
+    ] {
+        assert_eq!(shown(property), expected, "{property}");
+    }
+    let unknown = get(&snapshot, &work, "nonsense").unwrap_err();
+    assert_eq!(unknown, R::NoSuchProperty { property: "nonsense".into(), of: Owner::Vm(name("work")) });
+    let dom0 = vm(&snapshot, "dom0");
+    assert!(get(&snapshot, &dom0, "memory").is_err());
+    for (property, expected) in [
+        ("name", text("dom0")),
+        ("qid", Shown::Int(0)),
+        ("uuid", text("00000000-0000-0000-0000-000000000000")),
+        ("icon", text("adminvm-black")),
+        ("maxmem", Shown::Int(4096)),
+        ("updateable", Shown::Bool(true)),
+    ] {
+        let answer = get(&snapshot, &dom0, property).unwrap();
+        assert_eq!((answer.origin, answer.value), (Origin::Default, expected), "{property}");
+    }
+}
+
+#[test]
+fn a_template_passes_its_values_on() {
+    let mut snapshot = small_model();
+    for (property, value, shown) in [
+        ("memory", "512", Shown::Int(512)),
+        ("vcpus", "4", Shown::Int(4)),
+        ("maxmem", "900", Shown::Int(900)),
+        ("virt_mode", "PV", text("pv")),
+        ("kernel", "6.1", text("6.1")),
+        ("kernelopts", "quiet", text("quiet")),
+        ("default_user", "alice", text("alice")),
+        ("qrexec_timeout", "30", Shown::Int(30)),
+    ] {
+        set(&mut snapshot, "debian", property, value).unwrap();
+        assert_eq!(get_of(&snapshot, "debian", property), (Origin::Explicit, shown.clone()), "{property}");
+        assert_eq!(get_of(&snapshot, "work", property), (Origin::Default, shown), "{property}");
+    }
+}
+
+#[test]
+fn the_kernel_and_its_options_follow_the_global_kernel() {
+    let mut snapshot = small_model();
+    set_global(&mut snapshot, Global::DefaultKernel, Value::text("6.1"));
+    assert_eq!(get_of(&snapshot, "work", "kernel"), (Origin::Default, text("6.1")));
+    assert_eq!(get_of(&snapshot, "work", "kernelopts"), (Origin::Default, text("swiotlb=2048")));
+    set(&mut snapshot, "work", "kernel", "").unwrap();
+    assert_eq!(get_of(&snapshot, "work", "kernel"), (Origin::Explicit, text("")));
+    assert_eq!(get_of(&snapshot, "work", "kernelopts"), (Origin::Default, text("")));
+}
+
+#[test]
+fn memory_balancing_bounds_the_default_of_maxmem() {
+    let mut snapshot = small_model();
+    let feature = |snapshot: &mut Snapshot, vm: uuid::Uuid, name: &str, value: &str| {
+        Write::SetFeature(vm, name.parse().unwrap(), Some(value.parse().unwrap()))
+            .apply(&mut snapshot.model)
+            .unwrap();
+    };
+    let debian = vm(&snapshot, "debian").uuid;
+    let maxmem = |snapshot: &Snapshot| get_of(snapshot, "debian", "maxmem").1;
+    assert_eq!(maxmem(&snapshot), Shown::Int(4000));
+    feature(&mut snapshot, debian, "os", "Linux");
+    set(&mut snapshot, "debian", "memory", "500").unwrap();
+    assert_eq!(maxmem(&snapshot), Shown::Int(5000));
+    set(&mut snapshot, "debian", "memory", "5000").unwrap();
+    assert_eq!(maxmem(&snapshot), Shown::Int(8192), "half of the host's 16 GiB");
+    set(&mut snapshot, "debian", "virt_mode", "hvm").unwrap();
+    assert_eq!(maxmem(&snapshot), Shown::Int(0), "no agent");
+    feature(&mut snapshot, debian, "qrexec", "1");
+    assert_eq!(maxmem(&snapshot), Shown::Int(8192));
+    feature(&mut snapshot, debian, "supported-service.cups", "1");
+    assert_eq!(maxmem(&snapshot), Shown::Int(0), "announces services, but not this one");
+    feature(&mut snapshot, debian, "supported-service.meminfo-writer", "1");
+    assert_eq!(maxmem(&snapshot), Shown::Int(8192));
+}
+
+#[test]
+fn a_bad_value_is_refused_in_these_words_and_without_an_event() {
+    let mut snapshot = small_model();
+    for (property, value, rule, words) in [
+        ("memory", "abc", ValueRule::Type, "Failed to parse property value as int"),
+        ("memory", "0", ValueRule::Property, "memory must be positive"),
+        ("memory", "-1", ValueRule::Property, "memory must be positive"),
+        ("vcpus", "0", ValueRule::Property, "vcpus must be positive"),
+        ("stubdom_mem", "0", ValueRule::Property, "stubdom_mem must be positive"),
+        ("qrexec_timeout", "0", ValueRule::Property, "qrexec_timeout must be positive"),
+        ("maxmem", "-1", ValueRule::Property, "maxmem must be positive or zero"),
+        ("debug", "maybe", ValueRule::Type, "Invalid literal for boolean property: 'maybe'"),
+        ("kernelopts", "a\u{1}", ValueRule::Type, "Invalid characters in property value"),
+        ("kernelopts", "\u{e9}", ValueRule::Type, "Non-ASCII bytes in property value"),
+        ("kernel", "a/b", ValueRule::Property, "Kernel name cannot contain '/'"),
+        (
+            "virt_mode",
+            "qemu",
+            ValueRule::Property,
+            "Invalid virtualization mode, supported values: hvm, pv, pvh",
+        ),
+        ("netvm", "none", ValueRule::Type, "VM name cannot be 'none' nor 'default'"),
+        ("mac", "nonsense", ValueRule::Property, "Invalid MAC address: 'nonsense'"),
+        (
+            "default_user",
+            "a b",
+            ValueRule::Property,
+            "Username can contain only those characters: \
+             abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+,.",
+        ),
+    ] {
+        let error = set(&mut snapshot, "work", property, value).unwrap_err();
+        assert!(error.pre_events.is_empty());
+        let R::PropertyValue { property: of, rule: broken, text } = &error.refusal else {
+            panic!("{property}={value}: {error:?}");
+        };
+        assert_eq!((*of, *broken, text.as_ref()), (property, rule, words));
+    }
+    let long = "x".repeat(513);
+    assert!(matches!(
+        refused(&mut snapshot, "work", "kernelopts", &long),
+        R::PropertyValue { rule: ValueRule::Property, text, .. } if text == "Kernelopts value too long (512 chars max)"
+    ));
+    set(&mut snapshot, "work", "kernelopts", &long[1..]).unwrap();
+    assert_eq!(refused(&mut snapshot, "work", "label", "pink"), R::LabelNotFound { label: "pink".into() });
+    assert_eq!(
+        refused(&mut snapshot, "work", "netvm", "nobody"),
+        R::ReferenceNotFound { property: "netvm", name: name("nobody") }
+    );
+    for property in ["name", "uuid", "qid"] {
+        assert_eq!(refused(&mut snapshot, "work", property, "5"), R::PropertyWriteOnce { property });
+        let reset = reset(&mut snapshot, "work", property).unwrap_err().refusal;
+        assert_eq!(reset, R::PropertyWriteOnce { property });
+    }
+    for (vm, class, property) in [
+        ("work", VmClass::AppVm, "xid"),
+        ("dom0", VmClass::AdminVm, "qid"),
+        ("dom0", VmClass::AdminVm, "maxmem"),
+    ] {
+        let read_only = R::PropertyReadOnly { property, class: Some(class) };
+        assert_eq!(refused(&mut snapshot, vm, property, "5"), read_only);
+    }
+}
+
+#[test]
+fn a_label_is_named_by_name_by_index_or_with_its_prefix() {
+    let mut snapshot = small_model();
+    for (value, label) in [("blue", "blue"), ("3", "yellow"), ("label-8", "black")] {
+        let events = set(&mut snapshot, "work", "label", value).unwrap();
+        assert_eq!(get_of(&snapshot, "work", "label").1, Shown::Label(label.parse().unwrap()));
+        let last = short(&events);
+        assert_eq!(last[1], "work reset:icon - -");
+        assert!(last[0].starts_with("work pre-set:label ") && last[2].starts_with("work set:label "));
+    }
+    let kept = reset(&mut snapshot, "work", "label").unwrap_err().refusal;
+    assert_eq!(kept, R::PropertyWithoutDefault { property: "label" });
+}
+
+#[test]
+fn set_and_reset_are_announced_with_new_and_old_values_even_when_nothing_changes() {
+    let mut snapshot = small_model();
+    let events = set(&mut snapshot, "work", "memory", "500").unwrap();
+    assert_eq!(short(&events), ["work pre-set:memory 500 400", "work set:memory 500 400"]);
+    let events = set(&mut snapshot, "work", "memory", "500").unwrap();
+    assert_eq!(short(&events), ["work pre-set:memory 500 500", "work set:memory 500 500"]);
+    let events = reset(&mut snapshot, "work", "memory").unwrap();
+    assert_eq!(
+        short(&events),
+        [
+            "work pre-reset:memory - 500",
+            "work pre-del:memory - 500",
+            "work reset:memory - 500",
+            "work del:memory - 500"
+        ]
+    );
+    assert_eq!(get_of(&snapshot, "work", "memory"), (Origin::Default, Shown::Int(400)));
+    let events = set(&mut snapshot, "work", "backup_timestamp", "5").unwrap();
+    assert_eq!(short(&events)[1], "work set:backup_timestamp 5 -", "there was no value");
+}
+
+#[test]
+fn a_templates_change_is_told_for_those_who_inherit_it() {
+    let mut snapshot = small_model();
+    set(&mut snapshot, "sys-net", "vcpus", "1").unwrap();
+    let events = set(&mut snapshot, "debian", "vcpus", "4").unwrap();
+    assert_eq!(short(&events), ["debian pre-set:vcpus 4 2", "work reset:vcpus - 2", "debian set:vcpus 4 2"]);
+    let events = set(&mut snapshot, "debian", "vcpus", "4").unwrap();
+    assert_eq!(short(&events), ["debian pre-set:vcpus 4 4", "debian set:vcpus 4 4"]);
+    let events = reset(&mut snapshot, "debian", "vcpus").unwrap();
+    assert_eq!(short(&events)[2], "work reset:vcpus - 4");
+    let events = set(&mut snapshot, "debian", "debug", "on").unwrap();
+    assert_eq!(events.len(), 2, "not inherited");
+}
+
+#[test]
+fn a_kernel_must_be_installed_when_it_is_set() {
+    let mut snapshot = small_model();
+    let error = set(&mut snapshot, "work", "kernel", "5.0").unwrap_err();
+    assert_eq!(error.refusal, R::KernelNotInstalled { kernel: "5.0".into() });
+    assert_eq!(short(&error.pre_events), ["work pre-set:kernel 5.0 "]);
+    assert_eq!(
+        refused(&mut snapshot, "work", "kernel", "broken"),
+        R::KernelWithoutImage { kernel: "broken".into() }
+    );
+    set(&mut snapshot, "work", "kernel", "6.1").unwrap();
+    set(&mut snapshot, "work", "kernel", "").unwrap();
+}
+
+#[test]
+fn a_netvm_must_provide_network_and_close_no_loop() {
+    let mut snapshot = small_model();
+    assert_eq!(
+        refused(&mut snapshot, "work", "netvm", "debian"),
+        R::ProvidesNoNetwork { netvm: name("debian") }
+    );
+    assert_eq!(refused(&mut snapshot, "work", "netvm", "dom0"), R::ProvidesNoNetwork { netvm: name("dom0") });
+    assert_eq!(refused(&mut snapshot, "sys-net", "netvm", "sys-net"), R::NetworkLoop);
+    set(&mut snapshot, "work", "provides_network", "1").unwrap();
+    set(&mut snapshot, "work", "netvm", "sys-net").unwrap();
+    assert_eq!(refused(&mut snapshot, "sys-net", "netvm", "work"), R::NetworkLoop);
+    assert_eq!(
+        refused(&mut snapshot, "sys-net", "provides_network", "off"),
+        R::NetworkStillUsed { by: [name("work")].into() }
+    );
+    let vetoed = reset(&mut snapshot, "sys-net", "provides_network").unwrap_err();
+    assert_eq!(vetoed.refusal, R::NetworkStillUsed { by: [name("work")].into() });
+    assert_eq!(vetoed.pre_events.len(), 1);
+}
+
+#[test]
+fn the_default_netvm_counts_for_loops_and_use() {
+    let mut snapshot = small_model();
+    set(&mut snapshot, "sys-net", "netvm", "").unwrap();
+    let sys_net = vm(&snapshot, "sys-net").uuid;
+    set_global(&mut snapshot, Global::DefaultNetvm, Value::Vm(Some(sys_net)));
+    assert_eq!(get_of(&snapshot, "work", "netvm"), (Origin::Default, Shown::Vm(name("sys-net"))));
+    assert_eq!(get_of(&snapshot, "debian", "netvm"), (Origin::Default, Shown::None), "templates have none");
+    let clients: Vec<_> = snapshot.model.network_clients(sys_net).map(|vm| vm.name.to_string()).collect();
+    assert_eq!(clients, ["work"]);
+    assert!(matches!(
+        refused(&mut snapshot, "sys-net", "provides_network", "no"),
+        R::NetworkStillUsed { .. }
+    ));
+    set(&mut snapshot, "work", "provides_network", "yes").unwrap();
+    assert_eq!(refused(&mut snapshot, "sys-net", "netvm", "work"), R::NetworkLoop);
+    let vetoed = reset(&mut snapshot, "sys-net", "netvm").unwrap_err();
+    assert_eq!(vetoed.refusal, R::NetworkLoop, "it would be its own netvm");
+    assert_eq!(
+        short(&vetoed.pre_events),
+        ["sys-net pre-reset:netvm - None", "sys-net pre-set:netvm sys-net None"]
+    );
+    set(&mut snapshot, "work", "netvm", "").unwrap();
+    let events = reset(&mut snapshot, "work", "netvm").unwrap();
+    assert_eq!(
+        short(&events),
+        [
+            "work pre-reset:netvm - None",
+            "work pre-set:netvm sys-net None",
+            "work pre-del:netvm - None",
+            "work set:netvm sys-net None",
+            "work reset:netvm - None",
+            "work del:netvm - None",
+        ]
+    );
+}
+
+#[test]
+fn three_changes_of_netvms_one_after_the_other_cannot_close_a_loop() {
+    let mut snapshot = small_model();
+    for vm in ["a", "b", "c"] {
+        make(&mut snapshot, &new_vm(vm, VmClass::AppVm, Some("debian")));
+        set(&mut snapshot, vm, "provides_network", "1").unwrap();
+    }
+    set(&mut snapshot, "a", "netvm", "b").unwrap();
+    set(&mut snapshot, "b", "netvm", "c").unwrap();
+    assert_eq!(refused(&mut snapshot, "c", "netvm", "a"), R::NetworkLoop);
+}
+
+#[test]
+fn a_running_vm_takes_a_running_netvm_only() {
+    let mut snapshot = small_model();
+    let (work, sys_net) = (vm(&snapshot, "work").uuid, vm(&snapshot, "sys-net").uuid);
+    snapshot.cells.runs.insert(work, Run { state: RunState::Running, ..Run::registered() });
+    let error = set(&mut snapshot, "work", "netvm", "sys-net").unwrap_err();
+    assert_eq!(error.refusal, R::NetvmHalted { netvm: name("sys-net") });
+    assert_eq!(error.pre_events.len(), 1);
+    snapshot.cells.runs.insert(sys_net, Run { state: RunState::Running, ..Run::registered() });
+    set(&mut snapshot, "work", "netvm", "sys-net").unwrap();
+}
+
+#[test]
+fn providing_network_is_shown_as_a_feature() {
+    let mut snapshot = small_model();
+    let events = set(&mut snapshot, "work", "provides_network", "True").unwrap();
+    assert_eq!(
+        short(&events),
+        [
+            "work pre-set:provides_network true false",
+            "work feature-pre-set:servicevm=1",
+            "work feature-set:servicevm=1",
+            "work reset:icon - -",
+            "work reset:gateway - -",
+            "work reset:gateway6 - -",
+            "work set:provides_network true false",
+        ]
+    );
+    assert_eq!(vm(&snapshot, "work").feature("servicevm"), Some("1"));
+    assert_eq!(get_of(&snapshot, "work", "icon").1, text("servicevm-red"));
+    let events = set(&mut snapshot, "work", "provides_network", "False").unwrap();
+    assert_eq!(short(&events)[1..3], ["work feature-pre-delete:servicevm", "work feature-delete:servicevm"]);
+    assert_eq!(vm(&snapshot, "work").feature("servicevm"), None);
+}
+
+#[test]
+fn a_template_is_changed_while_its_vm_is_halted_and_never_unset() {
+    let mut snapshot = small_model();
+    make(&mut snapshot, &new_vm("fedora", VmClass::TemplateVm, None));
+    let work = vm(&snapshot, "work");
+    assert_eq!(
+        refused(&mut snapshot, "work", "template", "sys-net"),
+        R::WrongClass { vm: name("sys-net"), class: VmClass::AppVm, expected: VmClass::TemplateVm }
+    );
+    assert_eq!(refused(&mut snapshot, "work", "template", ""), R::VmRequired { property: "template" });
+    let unset = reset(&mut snapshot, "work", "template").unwrap_err();
+    assert_eq!(unset.refusal, R::TemplateReset { default: None });
+    assert_eq!(short(&unset.pre_events), ["work pre-reset:template - debian"]);
+    set(&mut snapshot, "work", "template", "fedora").unwrap();
+    assert_eq!(snapshot.model.template_of(&vm(&snapshot, "work")).unwrap().name, name("fedora"));
+
+    let running = R::TemplateWhileRunning { vm: work.name.clone() };
+    let start = Pending {
+        id: snapshot.model.next_pending_id(),
+        kind: PendingKind::Start(StartPhase::Building),
+        vm: Reserved { uuid: work.uuid, qid: work.qid, name: work.name.clone() },
+        volumes: Vec::new(),
+    };
+    Write::BeginPending(Arc::new(start.clone())).apply(&mut snapshot.model).unwrap();
+    assert_eq!(refused(&mut snapshot, "work", "template", "debian"), running, "a Start is pending");
+    Write::FinishPending(start.id).apply(&mut snapshot.model).unwrap();
+    let run = Run { domid: DomId::new(5), state: RunState::Paused, ..Run::registered() };
+    snapshot.cells.runs.insert(work.uuid, run);
+    assert_eq!(refused(&mut snapshot, "work", "template", "debian"), running);
+    assert_eq!(get_of(&snapshot, "work", "xid").1, Shown::Int(5));
+}
+
+#[test]
+fn snapshot_volumes_follow_their_source_to_its_pool() {
+    let mut snapshot = small_model();
+    let pool = super::super::pool::Pool {
+        name: "fast".parse().unwrap(),
+        driver: "file".into(),
+        options: std::collections::BTreeMap::new(),
+        position: 9,
+    };
+    Write::SetPool(Arc::new(pool)).apply(&mut snapshot.model).unwrap();
+    let fast = super::super::create::NewVm {
+        pools: super::super::create::Pools::All("fast".parse().unwrap()),
+        ..new_vm("fedora", VmClass::TemplateVm, None)
+    };
+    make(&mut snapshot, &fast);
+    set(&mut snapshot, "work", "template_for_dispvms", "1").unwrap();
+    make(&mut snapshot, &new_vm("disp", VmClass::DispVm, Some("work")));
+    set(&mut snapshot, "work", "template", "fedora").unwrap();
+    let pools = |vm: &Vm| vm.volumes.iter().map(|v| v.pool.to_string()).collect::<Vec<_>>();
+    assert_eq!(pools(&vm(&snapshot, "work")), ["fast", "varlibqubes", "varlibqubes", "linux-kernel"]);
+    assert_eq!(pools(&vm(&snapshot, "disp")), ["fast", "varlibqubes", "varlibqubes", "linux-kernel"]);
+    assert_eq!(snapshot.model, snapshot.model.reindexed());
+}
+
+#[test]
+fn a_base_of_disposables_stays_one_while_it_is_used() {
+    let mut snapshot = small_model();
+    assert_eq!(
+        refused(&mut snapshot, "work", "default_dispvm", "sys-net"),
+        R::NotForDisposables {
+            property: "default_dispvm",
+            of: Owner::Vm(name("work")),
+            target: name("sys-net")
+        }
+    );
+    set(&mut snapshot, "sys-net", "template_for_dispvms", "1").unwrap();
+    set(&mut snapshot, "work", "default_dispvm", "sys-net").unwrap();
+    make(&mut snapshot, &new_vm("disp", VmClass::DispVm, Some("sys-net")));
+    assert_eq!(get_of(&snapshot, "disp", "default_dispvm"), (Origin::Default, Shown::Vm(name("sys-net"))));
+    let user = |vm: &str, property| User { owner: Owner::Vm(name(vm)), property };
+    let used =
+        R::DisposableTemplateOfVms { by: [user("work", "default_dispvm"), user("disp", "template")].into() };
+    assert_eq!(refused(&mut snapshot, "sys-net", "template_for_dispvms", "0"), used);
+    assert_eq!(reset(&mut snapshot, "sys-net", "template_for_dispvms").unwrap_err().refusal, used);
+    let sys_net = vm(&snapshot, "sys-net").uuid;
+    set_global(&mut snapshot, Global::DefaultDispvm, Value::Vm(Some(sys_net)));
+    assert_eq!(
+        refused(&mut snapshot, "sys-net", "template_for_dispvms", "0"),
+        R::DisposableTemplateOfSystem { properties: vec!["default_dispvm"] }
+    );
+    assert_eq!(
+        refused(&mut snapshot, "disp", "template", "work"),
+        R::TemplateNotDisposable { template: name("work") }
+    );
+}
+
+#[test]
+fn the_bound_of_memory_is_fixed_while_a_vm_runs_unless_it_takes_memory_then() {
+    let mut snapshot = small_model();
+    let work = vm(&snapshot, "work");
+    snapshot.cells.runs.insert(work.uuid, Run::registered());
+    assert_eq!(refused(&mut snapshot, "work", "maxmem", "500"), R::NotHalted { vm: name("work") });
+    Write::SetFeature(work.uuid, "memory-hotplug".parse().unwrap(), Some("1".parse().unwrap()))
+        .apply(&mut snapshot.model)
+        .unwrap();
+    set(&mut snapshot, "work", "maxmem", "500").unwrap();
+    set(&mut snapshot, "work", "memory", "500").unwrap();
+}
+
+#[test]
+fn labels_are_found_by_name_or_decimal_index_alone() {
+    let snapshot = first_model();
+    let found = |text: &str| snapshot.model.find_label(text).map(|label| label.index.get());
+    assert_eq!(found("red"), Ok(1));
+    assert_eq!(found("8"), Ok(8));
+    for bad in ["", "0", "9", "+1", "pink", "99999999999"] {
+        assert_eq!(found(bad), Err(R::LabelNotFound { label: bad.to_owned() }), "{bad}");
+    }
+}

@@ -1,0 +1,166 @@
+//! Start-up: what runs is taken over, what a crash left half done is undone or finished.
+//!
+//! Domains are matched by UUID, never by name. A VM whose domain runs is adopted; a domain whose Start had not
+//! come to its unpause is destroyed. Volumes of VMs without a domain are put to rest by what the drivers'
+//! names on disk say. Rows of `pending` that no operation owns any more are dealt with here alone.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::diff::Diff;
+use super::host::Host;
+use super::operation::OperationKind;
+use super::pending::{Pending, PendingKind, StartPhase, VolumeProgress};
+use super::refusal::HostError;
+use super::snapshot::{Run, RunState, Snapshot};
+use super::vm::Vm;
+use super::volumes;
+use super::write::Write;
+use crate::config::DiskSpec;
+use crate::error::{Kind, Result};
+use crate::hypervisor::{DomainInfo, DomainState, ShutdownReason};
+use crate::storage::{Volume, VolumeId};
+
+/// As many VMs recover at a time.
+const AT_A_TIME: usize = 4;
+
+/// Takes over and puts right. Returns when the state of every VM is known; the volumes of halted VMs come to rest
+/// afterwards, each under its VM's lock.
+pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
+    let domains = host.hypervisor.list().await?;
+    let seen = host.snapshot();
+    let pending: Vec<Arc<Pending>> = seen.model.pending().cloned().collect();
+    for row in &pending {
+        if let PendingKind::Start(phase) = row.kind {
+            interrupted_start(host, row, phase, &domains).await;
+        }
+    }
+    let domains = host.hypervisor.list().await?;
+    for domain in &domains {
+        if let Some(vm) = seen.model.vm(domain.uuid) {
+            adopt(host, vm, domain).await;
+        }
+    }
+    for row in pending {
+        if row.kind.reserves() {
+            let host = Arc::clone(host);
+            let tasks = host.tasks.clone();
+            tasks.spawn(async move { interrupted_volumes(&host, &row).await });
+        }
+    }
+    let few = Arc::new(Semaphore::new(AT_A_TIME));
+    for vm in seen.model.vms().filter(|vm| vm.class.has_lifecycle()) {
+        if host.snapshot().run(vm.uuid).is_none() {
+            let (host, vm, few) = (Arc::clone(host), Arc::clone(vm), Arc::clone(&few));
+            // Registered before anybody else can be: a Start of this VM waits for its volumes.
+            let Ok(registered) = host.operations.register(vm.uuid, OperationKind::Volume) else { continue };
+            let tasks = host.tasks.clone();
+            tasks.spawn(async move {
+                let Ok(_held) = registered.lock().await else { return };
+                let Ok(_one) = few.acquire().await else { return };
+                rest(&host, &vm).await;
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A Start that the last daemon did not finish. Before the unpause it is undone; after it, the guest may have run:
+/// it is let run, and adopted with the others.
+async fn interrupted_start(host: &Arc<Host>, row: &Arc<Pending>, phase: StartPhase, domains: &[DomainInfo]) {
+    let exists = domains.iter().any(|domain| domain.uuid == row.vm.uuid);
+    let settled = match phase {
+        _ if !exists => Ok(()),
+        StartPhase::Building => host.hypervisor.destroy(row.vm.uuid).await,
+        StartPhase::Unpausing => host.hypervisor.unpause(row.vm.uuid).await,
+    };
+    match settled {
+        Err(error) if error.kind() != Kind::NotFound => {
+            tracing::error!(vm = %row.vm.name, error = error.report(), "an interrupted start is not settled");
+        }
+        _ => {
+            tracing::info!(vm = %row.vm.name, ?phase, "an interrupted start was settled");
+            finish(host, row).await;
+        }
+    }
+}
+
+/// Takes over a domain that runs, with what it has.
+async fn adopt(host: &Arc<Host>, vm: &Arc<Vm>, domain: &DomainInfo) {
+    let state = match domain.state {
+        DomainState::Running => RunState::Running,
+        DomainState::Paused => RunState::Paused,
+        DomainState::Shutdown(ShutdownReason::Suspend) => RunState::Suspended,
+        DomainState::Shutdown(ShutdownReason::Crash | ShutdownReason::Watchdog) => RunState::Crashed,
+        DomainState::Shutdown(
+            ShutdownReason::Poweroff
+            | ShutdownReason::Reboot
+            | ShutdownReason::SoftReset
+            | ShutdownReason::Unknown,
+        )
+        | DomainState::Dying => RunState::Dying,
+    };
+    let run = Run { domid: Some(domain.domid), stubdom: None, state, started_at: None };
+    host.sequencer.publish_run(vm.uuid, Some(run), Vec::new());
+    match host.hypervisor.disks(vm.uuid).await {
+        Ok(disks) => {
+            for disk in &disks {
+                let Some(path) = disk.path.clone() else { continue };
+                let spec = DiskSpec { vdev: disk.vdev, path, access: disk.access };
+                if let Err(error) = host.claim(vm.uuid, &spec).await {
+                    tracing::warn!(vm = %vm.name, error = error.report(), "a disk of an adopted domain");
+                }
+            }
+            host.attached.adopt(vm.uuid, &disks);
+        }
+        Err(error) => tracing::warn!(vm = %vm.name, error = error.report(), "its disks are not known"),
+    }
+    tracing::info!(vm = %vm.name, domid = %domain.domid, ?state, "adopted");
+    // What happened to it before is reported as an event: a domain that has shut down comes to its end by that.
+    if let Err(error) = host.hypervisor.watch(vm.uuid).await {
+        tracing::error!(vm = %vm.name, error = error.report(), "its end will not be noticed");
+    }
+}
+
+/// A VM that was being made, or removed: its volumes go.
+async fn interrupted_volumes(host: &Arc<Host>, row: &Arc<Pending>) {
+    // Volumes that were only planned may be somebody else's under that name: they are not touched.
+    for volume in row.volumes.iter().rev().filter(|volume| volume.progress == VolumeProgress::Made) {
+        let Ok(id) = volume.vid.parse::<VolumeId>() else {
+            tracing::error!(vm = %row.vm.name, vid = %volume.vid, "a volume of an interrupted operation stays");
+            return;
+        };
+        let volume = Volume { pool: volume.pool.clone(), id, spec: volumes::any_spec() };
+        if let Err(error) = host.storage.remove(&volume).await {
+            tracing::error!(vm = %row.vm.name, error = error.report(), "a volume of an interrupted operation stays");
+            return;
+        }
+    }
+    tracing::info!(vm = %row.vm.name, kind = ?row.kind, "an interrupted operation was settled");
+    finish(host, row).await;
+}
+
+async fn finish(host: &Arc<Host>, row: &Arc<Pending>) {
+    let id = row.id;
+    let finished: Result<(), HostError> =
+        host.committer.commit(move |_| Ok(Diff::new(()).write(Write::FinishPending(id)).frees_space())).await;
+    if let Err(error) = finished {
+        tracing::error!(vm = %row.vm.name, ?error, "the row of an interrupted operation stays");
+    }
+}
+
+/// Puts the volumes of a halted VM to rest.
+async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
+    let seen: Arc<Snapshot> = host.snapshot();
+    for volume in &vm.volumes {
+        let Ok(placed) = volumes::place(&seen, vm, volume) else { continue };
+        match host.storage.recover(&placed).await {
+            Ok(crate::storage::Recovered::Clean) => {}
+            Ok(found) => tracing::info!(vm = %vm.name, volume = %volume.name, ?found, "volume recovered"),
+            Err(error) => {
+                tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");
+            }
+        }
+    }
+}

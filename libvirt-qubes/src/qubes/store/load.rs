@@ -1,0 +1,399 @@
+//! From rows to a model, through the same checks as a Set.
+//!
+//! A row that breaks a rule is set aside and reported, and keeps what it takes: the rest loads. First each
+//! row by itself, then what refers to others, against the whole model.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use super::super::class::{VmClass, VolumeKind};
+use super::super::global::{Global, GlobalKind};
+use super::super::ids::{LabelIndex, PendingId, Qid};
+use super::super::label::Label;
+use super::super::model::{Model, SetAside};
+use super::super::pending::{Pending, PendingKind, PendingVolume, Reserved};
+use super::super::pool::Pool;
+use super::super::property::{self, Property};
+use super::super::snapshot::{Cells, HostView, Snapshot, VolumeNaming};
+use super::super::value::{Type, Value};
+use super::super::vm::{Feature, Vm};
+use super::super::volume::VolumeConfig;
+use super::columns::{access_of_word, progress_of_word, value_of_text};
+use super::error::AtStore;
+use super::rows::{GlobalRow, PendingRow, PendingVolumeRow, Rows, VmRow, VolumeRow};
+use crate::error::Result;
+use crate::ids::{ByteSize, PoolName};
+
+/// Why a row is bad.
+type Bad = String;
+
+/// Reads the whole store. Fails only when it cannot be read.
+pub(super) fn model(db: &Connection, name: &str) -> Result<Model> {
+    let mut rows = Rows::read(db).at_store(name)?;
+    let mut loading = Loading { model: Model::default(), known: Known::of(&rows) };
+    loading.labels(&rows);
+    loading.pools(&rows);
+    for row in std::mem::take(&mut rows.vms) {
+        loading.vm(&mut rows, &row);
+    }
+    for row in &rows.globals {
+        loading.global(row);
+    }
+    for row in &rows.pending {
+        loading.pending(row, &rows);
+    }
+    Ok(fitting(loading.model))
+}
+
+/// What rows may refer to: whatever has a row, good or bad.
+struct Known {
+    vms: HashSet<String>,
+    pools: HashSet<String>,
+}
+
+impl Known {
+    fn of(rows: &Rows) -> Self {
+        Self {
+            vms: rows.vms.iter().map(|row| row.uuid.clone()).collect(),
+            pools: rows.pools.iter().map(|(name, ..)| name.clone()).collect(),
+        }
+    }
+
+    fn vm(&self, uuid: &str) -> std::result::Result<Uuid, Bad> {
+        if !self.vms.contains(uuid) {
+            return Err(format!("refers to VM {uuid}, which does not exist"));
+        }
+        canonical_uuid(uuid)
+    }
+
+    fn pool(&self, name: &str) -> std::result::Result<PoolName, Bad> {
+        if !self.pools.contains(name) {
+            return Err(format!("refers to pool {name:?}, which does not exist"));
+        }
+        name.parse().map_err(|error| format!("pool name {name:?}: {error}"))
+    }
+}
+
+struct Loading {
+    model: Model,
+    known: Known,
+}
+
+fn canonical_uuid(text: &str) -> std::result::Result<Uuid, Bad> {
+    let uuid = Uuid::try_parse(text).map_err(|error| format!("identity {text:?}: {error}"))?;
+    if uuid.to_string() == text {
+        Ok(uuid)
+    } else {
+        Err(format!("identity {text:?} is not in its canonical form"))
+    }
+}
+
+fn aside(table: &'static str, name: &str, reason: Bad) -> SetAside {
+    SetAside {
+        table,
+        name: name.to_owned(),
+        uuid: None,
+        qid: None,
+        label: None,
+        volumes: Vec::new(),
+        references: Vec::new(),
+        reason,
+    }
+}
+
+impl Loading {
+    fn set_aside(&mut self, row: SetAside) {
+        report(&row);
+        self.model.put_set_aside(row);
+    }
+
+    fn labels(&mut self, rows: &Rows) {
+        for (index, name, colour) in &rows.labels {
+            match label(*index, name, colour) {
+                Ok(label) => self.model.put_label(Arc::new(label)),
+                Err(reason) => {
+                    let index = u32::try_from(*index).ok().and_then(LabelIndex::new);
+                    self.set_aside(SetAside { label: index, ..aside("label", name, reason) });
+                }
+            }
+        }
+    }
+
+    fn pools(&mut self, rows: &Rows) {
+        for (name, driver, position) in &rows.pools {
+            let options = rows.pool_options.iter().filter(|(pool, ..)| pool == name);
+            let options = options.map(|(_, key, value)| (key.as_str().into(), value.as_str().into()));
+            match pool(name, driver, *position, options.collect()) {
+                Ok(pool) => self.model.put_pool(Arc::new(pool)),
+                Err(reason) => self.set_aside(aside("pool", name, reason)),
+            }
+        }
+    }
+
+    fn vm(&mut self, rows: &mut Rows, row: &VmRow) {
+        let reserved = self.reserved(rows, row);
+        match self.judge_vm(rows, row) {
+            Ok(vm) => self.model.put_vm(Arc::new(vm)),
+            Err(reason) => self.set_aside(SetAside { reason, ..reserved }),
+        }
+    }
+
+    /// What a VM's row keeps from others, should it be bad.
+    fn reserved(&self, rows: &Rows, row: &VmRow) -> SetAside {
+        let volumes = rows.volumes.get(&row.uuid).into_iter().flatten();
+        let references = rows.references.get(&row.uuid).into_iter().flatten();
+        SetAside {
+            uuid: canonical_uuid(&row.uuid).ok(),
+            qid: Some(row.qid),
+            label: u32::try_from(row.label).ok().and_then(LabelIndex::new),
+            volumes: volumes
+                .filter_map(|volume| Some((volume.pool.parse().ok()?, volume.vid.as_deref()?.into())))
+                .collect(),
+            references: references
+                .filter_map(|(name, target)| {
+                    Some((canonical_uuid(target.as_deref()?).ok()?, Property::named(name)))
+                })
+                .collect(),
+            ..aside("vm", &row.name, Bad::new())
+        }
+    }
+
+    fn judge_vm(&self, rows: &mut Rows, row: &VmRow) -> std::result::Result<Vm, Bad> {
+        let uuid = canonical_uuid(&row.uuid)?;
+        let qid = u16::try_from(row.qid).ok().and_then(Qid::new);
+        let class = row.class.parse::<VmClass>().map_err(|error| format!("{error}: {:?}", row.class))?;
+        let label = u32::try_from(row.label).ok().and_then(LabelIndex::new);
+        let label = label.filter(|index| self.label_exists(*index));
+        let mut vm = Vm {
+            uuid,
+            qid: qid.ok_or_else(|| format!("number {} is out of range", row.qid))?,
+            name: row.name.parse().map_err(|error| format!("name {:?}: {error}", row.name))?,
+            class,
+            label: label.ok_or_else(|| format!("label {} does not exist", row.label))?,
+            properties: BTreeMap::new(),
+            volumes: Vec::new(),
+            tags: BTreeSet::new(),
+            features: BTreeMap::new(),
+        };
+        let admin = (uuid == Vm::DOM0, vm.qid == Qid::DOM0, vm.name.is_dom0(), class == VmClass::AdminVm);
+        if !matches!(admin, (true, true, true, true) | (false, false, false, false)) {
+            return Err("dom0 alone has class AdminVM, number 0 and the identity of zeros".to_owned());
+        }
+        for (name, text) in rows.properties.remove(&row.uuid).unwrap_or_default() {
+            let property = applicable(class, &name)?;
+            let value = value_of_text(property.row().kind, &text);
+            let value = value.ok_or_else(|| format!("property {name} has the value {text:?}"))?;
+            vm.properties.insert(property, judge(property, value)?);
+        }
+        for (name, target) in rows.references.remove(&row.uuid).unwrap_or_default() {
+            let property = applicable(class, &name)?;
+            if property.row().kind != Type::Vm {
+                return Err(format!("property {name} refers to no VM"));
+            }
+            let target = target.map(|target| self.known.vm(&target)).transpose();
+            let target = target.map_err(|bad| format!("property {name} {bad}"))?;
+            vm.properties.insert(property, judge(property, Value::Vm(target))?);
+        }
+        for volume in rows.volumes.remove(&row.uuid).unwrap_or_default() {
+            let name = volume.name.clone();
+            let volume = self.volume(volume).map_err(|bad| format!("volume {name:?}: {bad}"))?;
+            vm.volumes.push(Arc::new(volume));
+        }
+        for tag in rows.tags.remove(&row.uuid).unwrap_or_default() {
+            vm.tags.insert(tag.parse().map_err(|error| format!("tag {tag:?}: {error}"))?);
+        }
+        for (name, value, position) in rows.features.remove(&row.uuid).unwrap_or_default() {
+            let value = value.parse().map_err(|error| format!("feature {name:?}: {error}"))?;
+            let position = u64::try_from(position).map_err(|_| format!("feature {name:?} has no place"))?;
+            let name = name.parse().map_err(|error| format!("feature {name:?}: {error}"))?;
+            vm.features.insert(name, Feature { value, position });
+        }
+        Ok(vm)
+    }
+
+    fn label_exists(&self, index: LabelIndex) -> bool {
+        self.model.label(index).is_some()
+            || self.model.set_aside().any(|row| row.table == "label" && row.label == Some(index))
+    }
+
+    fn volume(&self, row: VolumeRow) -> std::result::Result<VolumeConfig, Bad> {
+        let kind = VolumeKind::parse(&row.kind).ok_or_else(|| format!("kind {:?}", row.kind))?;
+        if row.vid.is_none() != (kind == VolumeKind::Kernel) {
+            return Err("its name in the pool is missing, or it is a kernel with one".to_owned());
+        }
+        let size = row.size.map(|size| u64::try_from(size).map(ByteSize::bytes)).transpose();
+        let revisions = row.revisions_to_keep.map(i32::try_from).transpose();
+        Ok(VolumeConfig {
+            name: row.name.parse().map_err(|error| format!("{error}"))?,
+            pool: self.known.pool(&row.pool)?,
+            vid: row.vid.map(Into::into),
+            kind,
+            size: size.map_err(|_| "negative size")?,
+            access: access_of_word(&row.access).ok_or_else(|| format!("access {:?}", row.access))?,
+            revisions_to_keep: revisions
+                .ok()
+                .filter(|n| n.is_none_or(|n| n >= -1))
+                .ok_or("revisions_to_keep")?,
+            ephemeral: row.ephemeral.map(|flag| flag != 0),
+        })
+    }
+
+    fn global(&mut self, row: &GlobalRow) {
+        match self.judge_global(row) {
+            Ok((global, value)) => self.model.put_global(global, Some(value)),
+            Err(reason) => {
+                let vm = row.vm.as_deref().and_then(|uuid| canonical_uuid(uuid).ok());
+                let references = vm.into_iter().map(|vm| (vm, None)).collect();
+                self.set_aside(SetAside { references, ..aside("global", &row.name, reason) });
+            }
+        }
+    }
+
+    fn judge_global(&self, row: &GlobalRow) -> std::result::Result<(Global, Value), Bad> {
+        let global = Global::named(&row.name).ok_or("no such property")?;
+        let text = |kind| {
+            let text = row.value.as_deref().ok_or("it has no value")?;
+            value_of_text(kind, text).ok_or_else(|| format!("it has the value {text:?}"))
+        };
+        let value = match global.kind() {
+            GlobalKind::Str => text(Type::Str)?,
+            GlobalKind::Int => text(Type::Int)?,
+            GlobalKind::Bool => text(Type::Bool)?,
+            GlobalKind::Vm => Value::Vm(row.vm.as_deref().map(|vm| self.known.vm(vm)).transpose()?),
+            GlobalKind::Pool => Value::Pool(self.known.pool(row.pool.as_deref().ok_or("it names no pool")?)?),
+        };
+        Ok((global, value))
+    }
+
+    fn pending(&mut self, row: &PendingRow, rows: &Rows) {
+        let volumes = rows.pending_volumes.iter().filter(|(id, _)| *id == row.id).map(|(_, volume)| volume);
+        match self.judge_pending(row, volumes.clone()) {
+            Ok(row) => self.model.put_pending(Arc::new(row)),
+            Err(reason) => {
+                let volumes = volumes.filter_map(|v| Some((v.pool.parse().ok()?, v.vid.as_str().into())));
+                self.set_aside(SetAside {
+                    uuid: canonical_uuid(&row.uuid).ok(),
+                    qid: Some(row.qid),
+                    volumes: volumes.collect(),
+                    ..aside("pending", &row.name, reason)
+                });
+            }
+        }
+    }
+
+    fn judge_pending<'a>(
+        &self,
+        row: &PendingRow,
+        volumes: impl Iterator<Item = &'a PendingVolumeRow>,
+    ) -> std::result::Result<Pending, Bad> {
+        let kind = PendingKind::from_words(&row.kind, row.phase.as_deref());
+        let qid = u16::try_from(row.qid).ok().and_then(Qid::new);
+        let volume = |row: &PendingVolumeRow| -> std::result::Result<PendingVolume, Bad> {
+            Ok(PendingVolume {
+                volume: row.volume.parse().map_err(|error| format!("volume {:?}: {error}", row.volume))?,
+                pool: self.known.pool(&row.pool)?,
+                vid: row.vid.as_str().into(),
+                progress: progress_of_word(&row.progress)
+                    .ok_or_else(|| format!("progress {:?}", row.progress))?,
+            })
+        };
+        Ok(Pending {
+            id: PendingId::new(u64::try_from(row.id).map_err(|_| "negative id")?),
+            kind: kind.ok_or_else(|| format!("operation {:?}, phase {:?}", row.kind, row.phase))?,
+            vm: Reserved {
+                uuid: canonical_uuid(&row.uuid)?,
+                qid: qid.ok_or_else(|| format!("number {} is out of range", row.qid))?,
+                name: row.name.parse().map_err(|error| format!("name {:?}: {error}", row.name))?,
+            },
+            volumes: volumes.map(volume).collect::<std::result::Result<_, Bad>>()?,
+        })
+    }
+}
+
+fn report(row: &SetAside) {
+    tracing::error!(
+        table = row.table,
+        name = row.name,
+        reason = row.reason,
+        "bad row in the store set aside"
+    );
+}
+
+fn label(index: i64, name: &str, colour: &str) -> std::result::Result<Label, Bad> {
+    let index = u32::try_from(index).ok().and_then(LabelIndex::new);
+    Ok(Label {
+        index: index.ok_or("index is out of range")?,
+        name: name.parse().map_err(|error| format!("{error}"))?,
+        colour: colour.parse().map_err(|error| format!("{error}"))?,
+    })
+}
+
+fn pool(
+    name: &str,
+    driver: &str,
+    position: i64,
+    options: BTreeMap<Arc<str>, Arc<str>>,
+) -> std::result::Result<Pool, Bad> {
+    Ok(Pool {
+        name: name.parse().map_err(|error| format!("{error}"))?,
+        driver: driver.into(),
+        options,
+        position: u32::try_from(position).map_err(|_| "position is out of range")?,
+    })
+}
+
+fn applicable(class: VmClass, name: &str) -> std::result::Result<Property, Bad> {
+    Property::named(name)
+        .filter(|property| property.applies_to(class) && property.is_stored())
+        .ok_or_else(|| format!("a VM of class {class} has no property {name:?} to set"))
+}
+
+/// The rules of a value by itself.
+fn judge(property: Property, value: Value) -> std::result::Result<Value, Bad> {
+    let canonical =
+        property.canonical(value.clone()).map_err(|refusal| format!("property {property}: {refusal:?}"))?;
+    if canonical == value { Ok(value) } else { Err(format!("property {property} has the value {value:?}")) }
+}
+
+/// Sets the VMs aside whose values do not fit the rest of the model: one of each loop of netvms, those with a
+/// template that is none.
+fn fitting(model: Model) -> Model {
+    let naming = VolumeNaming::new(|_, _, _, volume| volume.to_string());
+    let cells = Cells { runs: imbl::HashMap::new(), host: Arc::new(HostView::unknown(naming)) };
+    let mut snapshot = Snapshot { number: 0, model, cells };
+    let vms: Vec<Arc<Vm>> = snapshot.model.vms().cloned().collect();
+    for vm in vms {
+        let bad = vm.properties.iter().find_map(|(property, value)| {
+            property::fits(&snapshot, &vm, *property, value)
+                .err()
+                .map(|refusal| format!("property {property}: {refusal:?}"))
+        });
+        let missing = || {
+            let needed = Property::Template.applies_to(vm.class);
+            (needed && !vm.properties.contains_key(&Property::Template))
+                .then(|| "it has no template".to_owned())
+        };
+        if let Some(reason) = bad.or_else(missing) {
+            let row = SetAside {
+                uuid: Some(vm.uuid),
+                qid: Some(i64::from(vm.qid.get())),
+                label: Some(vm.label),
+                volumes: vm.volumes.iter().filter_map(|v| Some((v.pool.clone(), v.vid.clone()?))).collect(),
+                references: vm
+                    .properties
+                    .iter()
+                    .filter_map(|(property, value)| Some((value.as_vm()?, Some(*property))))
+                    .collect(),
+                ..aside("vm", vm.name.as_str(), reason)
+            };
+            report(&row);
+            // It was there a moment ago.
+            drop(snapshot.model.take_vm(vm.uuid));
+            snapshot.model.put_set_aside(row);
+        }
+    }
+    snapshot.model
+}

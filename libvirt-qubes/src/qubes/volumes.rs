@@ -1,0 +1,86 @@
+//! From a volume of the model to what storage is asked for: where it lies, what it is, whose copy it is.
+
+use super::class::{VmClass, VolumeKind as ModelKind};
+use super::property::Property;
+use super::refusal::Refusal;
+use super::snapshot::Snapshot;
+use super::vm::Vm;
+use super::volume::VolumeConfig;
+use crate::ids::{ByteSize, KernelVersion, PoolName, VolumeName};
+use crate::storage::{RevisionsToKeep, Sharing, Volume, VolumeId, VolumeKind, VolumeSpec};
+
+/// The identity of a VM's volume.
+pub(super) fn id(vm: &Vm, volume: &VolumeName) -> VolumeId {
+    VolumeId::new(vm.class.volume_group(), vm.name.clone(), volume.clone())
+}
+
+/// Where a volume lies and what it is, by what the snapshot says. A snapshot volume's source is found up the
+/// chain of templates; its pool and size are the source's.
+pub(super) fn place(seen: &Snapshot, vm: &Vm, volume: &VolumeConfig) -> Result<Volume, Refusal> {
+    let missing = || Refusal::NoSuchVolume { vm: vm.name.clone(), volume: volume.name.clone() };
+    let (pool, kind, size) = match volume.kind {
+        ModelKind::Origin => (volume.pool.clone(), VolumeKind::Origin, volume.size),
+        ModelKind::Volatile => (volume.pool.clone(), VolumeKind::Volatile, volume.size),
+        ModelKind::Snapshot => {
+            let (owner, source) = seen.model.volume_source(vm, volume.name.as_str()).ok_or_else(missing)?;
+            let kind = VolumeKind::Snapshot { source: id(owner, &source.name) };
+            (source.pool.clone(), kind, source.size.or(volume.size))
+        }
+        ModelKind::Kernel => {
+            let version = Property::Kernel.text(seen, vm).filter(|version| !version.is_empty());
+            let version = version
+                .map(|version| {
+                    version
+                        .parse::<KernelVersion>()
+                        .map_err(|_| Refusal::KernelNotInstalled { kernel: version })
+                })
+                .transpose()?;
+            (volume.pool.clone(), VolumeKind::Kernel { version }, None)
+        }
+    };
+    let sharing = sharing(vm, volume);
+    Ok(Volume {
+        id: id(vm, &volume.name),
+        spec: VolumeSpec {
+            kind,
+            size: size.unwrap_or(ByteSize::bytes(0)),
+            revisions_to_keep: revisions_to_keep(seen, &pool, volume),
+            access: volume.access,
+            sharing,
+        },
+        pool,
+    })
+}
+
+/// Whether other volumes may be snapshots of this one.
+fn sharing(vm: &Vm, volume: &VolumeConfig) -> Sharing {
+    let template = vm.class == VmClass::TemplateVm && volume.name.as_str() != "private";
+    let disposables = vm.flag(Property::TemplateForDispvms) == Some(true);
+    if volume.kind == ModelKind::Origin && (template || disposables) {
+        Sharing::Source
+    } else {
+        Sharing::Private
+    }
+}
+
+/// The volume's own number, else the pool's, else the driver's: none on `file`, where each costs a copy, and one
+/// on the others.
+fn revisions_to_keep(seen: &Snapshot, pool: &PoolName, volume: &VolumeConfig) -> RevisionsToKeep {
+    let of_pool = seen.model.pool(pool.as_str()).and_then(|pool| {
+        let given = pool.options.get("revisions_to_keep").and_then(|text| text.parse::<i64>().ok());
+        given.or_else(|| Some(if &*pool.driver == "file" { 0 } else { 1 }))
+    });
+    let number = volume.revisions_to_keep.map(i64::from).or(of_pool).unwrap_or(1);
+    RevisionsToKeep::try_from(number).unwrap_or(RevisionsToKeep::Newest(1))
+}
+
+/// A spec for what looks at names alone.
+pub(super) fn any_spec() -> VolumeSpec {
+    VolumeSpec {
+        kind: VolumeKind::Volatile,
+        size: ByteSize::bytes(0),
+        revisions_to_keep: RevisionsToKeep::Newest(0),
+        access: crate::config::Access::ReadWrite,
+        sharing: Sharing::Private,
+    }
+}

@@ -1,0 +1,140 @@
+//! From a pool's configuration, as people write it, to its driver.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::{Driver, ImageDriver, KernelDriver, SetupCheck};
+use crate::error::{Error, Kind, Op, Result};
+use crate::ids::BadId;
+
+/// The drivers that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DriverKind {
+    /// `file`.
+    File,
+    /// `file-reflink`.
+    FileReflink,
+    /// `linux-kernel`.
+    LinuxKernel,
+}
+
+/// An option of a driver. The options that every pool has (`revisions_to_keep`, ..) are the caller's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverOption {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether a pool needs it.
+    pub need: Need,
+}
+
+/// Whether a pool needs an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Without it there is no pool.
+    Required,
+    /// It has a default.
+    Optional,
+}
+
+const DIR: DriverOption = DriverOption { name: "dir_path", need: Need::Required };
+const SETUP_CHECK: DriverOption = DriverOption { name: "setup_check", need: Need::Optional };
+
+impl DriverKind {
+    /// All of them, sorted by name.
+    pub const ALL: [DriverKind; 3] = [DriverKind::File, DriverKind::FileReflink, DriverKind::LinuxKernel];
+
+    /// The name in configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::FileReflink => "file-reflink",
+            Self::LinuxKernel => "linux-kernel",
+        }
+    }
+
+    /// Its own options.
+    pub const fn options(self) -> &'static [DriverOption] {
+        match self {
+            Self::File | Self::LinuxKernel => &[DIR],
+            Self::FileReflink => &[DIR, SETUP_CHECK],
+        }
+    }
+
+    /// The driver of a pool with these options, others ignored. It touches no disk yet: `Driver::setup` does.
+    ///
+    /// # Errors
+    /// `Invalid` for an option that is missing or wrong.
+    pub fn open(self, options: &BTreeMap<String, String>) -> Result<Arc<dyn Driver>> {
+        let bad = |why: String| Error::new(Kind::Invalid, Op::SetupPool, self.as_str()).because(why);
+        let dir = options.get(DIR.name).filter(|dir| !dir.is_empty());
+        let dir =
+            Path::new(dir.ok_or_else(|| bad(format!("missing required driver options: {}", DIR.name)))?);
+        Ok(match self {
+            Self::File => Arc::new(ImageDriver::file(dir)?),
+            Self::LinuxKernel => Arc::new(KernelDriver::new(dir)?),
+            Self::FileReflink => {
+                let check = match options.get(SETUP_CHECK.name).map(|v| v.to_ascii_lowercase()).as_deref() {
+                    None | Some("1" | "yes" | "true" | "on") => SetupCheck::Probe,
+                    Some("0" | "no" | "false" | "off") => SetupCheck::Skip,
+                    Some(other) => return Err(bad(format!("{} is no boolean: {other}", SETUP_CHECK.name))),
+                };
+                Arc::new(ImageDriver::reflink(dir, check)?)
+            }
+        })
+    }
+}
+
+impl FromStr for DriverKind {
+    type Err = BadId;
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(BadId::new("no such storage driver"))
+    }
+}
+
+impl std::fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn each_driver_opens_under_its_own_name() {
+        for kind in DriverKind::ALL {
+            assert_eq!(kind.as_str().parse::<DriverKind>().unwrap(), kind);
+            let driver =
+                kind.open(&options(&[("dir_path", "/nowhere"), ("revisions_to_keep", "2")])).unwrap();
+            assert_eq!(driver.name(), kind.as_str());
+        }
+    }
+
+    #[test]
+    fn a_missing_or_wrong_option_is_named() {
+        for (kind, given, reason) in [
+            (DriverKind::File, options(&[]), "missing required driver options: dir_path"),
+            (
+                DriverKind::LinuxKernel,
+                options(&[("dir_path", "")]),
+                "missing required driver options: dir_path",
+            ),
+            (
+                DriverKind::FileReflink,
+                options(&[("dir_path", "/x"), ("setup_check", "maybe")]),
+                "setup_check is no boolean",
+            ),
+        ] {
+            let error = kind.open(&given).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid);
+            assert!(error.report().contains(reason), "{}", error.report());
+        }
+    }
+}

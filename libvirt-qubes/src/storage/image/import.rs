@@ -1,0 +1,186 @@
+//! Data from outside: it goes to `V-import.img`, and is committed as a whole.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::copy::Copy;
+use super::names::{self, Image};
+use super::place::{Found, Place};
+use super::sparse::SparseWriter;
+use super::uses::Importing;
+use crate::error::{At, Kind, Op, Result};
+use crate::ids::ByteSize;
+use crate::storage::{Export, ImportSize, ImportWriter, Job, VolumeId, VolumeSpec};
+
+pub(super) struct ImageImport {
+    target: Target,
+    size: ImportSize,
+    /// `None` once all is written.
+    writer: Option<SparseWriter>,
+}
+
+/// The claim on a volume, and its import file, which goes unless it is committed.
+struct Target {
+    shared: Arc<Shared>,
+    id: VolumeId,
+    spec: VolumeSpec,
+    committed: bool,
+    _claim: Importing,
+}
+
+impl Target {
+    fn begin(shared: &Arc<Shared>, id: &VolumeId, spec: &VolumeSpec) -> Result<(Self, std::fs::File)> {
+        let place = Place::new(shared, id, Op::ImportVolume);
+        place.persistent(spec)?;
+        if names::is_ambiguous(&id.volume) {
+            return Err(place.refuse(Kind::Invalid, "files of this name would be those of another volume"));
+        }
+        let Some(claim) = shared.uses.import(id) else {
+            return Err(place.refuse(Kind::Busy, format!("Import operation in progress on {id}")));
+        };
+        let found = place.look()?;
+        if found.dirty.is_some() {
+            let why = format!("Cannot import to dirty volume {id} - start and stop a qube to cleanup");
+            return Err(place.refuse(Kind::Busy, why));
+        }
+        place.remove_unfinished(&found)?;
+        place.make_dir()?;
+        let path = place.path(&Image::Import);
+        let file = shared.disk.create(&path).at(Op::ImportVolume, path.display())?;
+        let target = Self {
+            shared: Arc::clone(shared),
+            id: id.clone(),
+            spec: spec.clone(),
+            committed: false,
+            _claim: claim,
+        };
+        Ok((target, file))
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place::new(&self.shared, &self.id, Op::ImportVolume)
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let place = self.place();
+        let found: Found = place.look()?;
+        place.commit(&self.spec, &Image::Import, found)?;
+        self.committed = true;
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        if self.committed {
+            return Ok(());
+        }
+        self.place().remove(&Image::Import)?;
+        self.committed = true;
+        // Of a volume that this import would have made, the folder is all that is left.
+        let place = self.place();
+        place.disk().remove_empty_dir(&place.dir).at(Op::ImportVolume, place.dir.display())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Err(e) = self.remove() {
+            tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove a broken-off import");
+        }
+    }
+}
+
+impl ImageImport {
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        id: &VolumeId,
+        spec: &VolumeSpec,
+        size: ImportSize,
+    ) -> Result<Self> {
+        if let ImportSize::Exactly(size) = size {
+            Place::new(shared, id, Op::ImportVolume).whole_sectors(size)?;
+        }
+        let (target, file) = Target::begin(shared, id, spec)?;
+        Ok(Self { target, size, writer: Some(SparseWriter::new(file)) })
+    }
+
+    /// The writer, if there is room for `more`.
+    fn room(&mut self, more: u64) -> Result<&mut SparseWriter> {
+        let place = self.target.place();
+        let Some(writer) = &mut self.writer else {
+            return Err(place.refuse(Kind::Invalid, "the import has ended"));
+        };
+        let after = writer.position().saturating_add(more);
+        if let ImportSize::Exactly(size) = self.size
+            && after > size.get()
+        {
+            return Err(place.refuse(Kind::Invalid, format!("too much data (expected {size} bytes)")));
+        }
+        place.whole_sectors(ByteSize::bytes(after))?;
+        Ok(writer)
+    }
+}
+
+impl ImportWriter for ImageImport {
+    fn write(&mut self, data: &[u8]) -> Result<()> {
+        let more = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        let written = self.room(more)?.write(data);
+        written.at(Op::ImportVolume, &self.target.id)
+    }
+
+    fn skip(&mut self, length: ByteSize) -> Result<()> {
+        let skipped = self.room(length.get())?.skip(length.get());
+        skipped.at(Op::ImportVolume, &self.target.id)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<ByteSize> {
+        let came = ByteSize::bytes(self.room(0)?.position());
+        let place = self.target.place();
+        match self.size {
+            ImportSize::Exactly(size) if came < size => {
+                let why = format!("not enough data (copied {came} bytes, expected {size} bytes)");
+                return Err(place.refuse(Kind::Invalid, why));
+            }
+            ImportSize::AsItComes if came.get() == 0 => {
+                return Err(place.refuse(Kind::Invalid, "no data came"));
+            }
+            ImportSize::Exactly(_) | ImportSize::AsItComes => {}
+        }
+        let size = place.whole_sectors(came)?;
+        if let Some(writer) = self.writer.take() {
+            writer.finish(size.get()).at(Op::ImportVolume, &self.target.id)?;
+        }
+        self.target.commit()?;
+        Ok(size)
+    }
+
+    fn abort(mut self: Box<Self>) -> Result<()> {
+        drop(self.writer.take());
+        self.target.remove()
+    }
+}
+
+/// An import from another volume.
+pub(super) fn copy_from(
+    shared: &Arc<Shared>,
+    id: &VolumeId,
+    spec: &VolumeSpec,
+    source: &Export,
+    job: &Job,
+) -> Result<()> {
+    let (mut target, file) = Target::begin(shared, id, spec)?;
+    let copy = Copy {
+        source: source.file(),
+        size: source.size().get(),
+        method: shared.method(),
+        op: Op::ImportVolume,
+        what: id,
+        job,
+    };
+    copy.fill(&file)?;
+    let size = target.place().whole_sectors(source.size())?;
+    if size != source.size() {
+        file.set_len(size.get()).at(Op::ImportVolume, id)?;
+    }
+    drop(file);
+    target.commit()
+}

@@ -1,0 +1,367 @@
+//! A volume's life: create, verify, start, stop, recover, resize, remove. The order of steps is the module's promise.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::MetadataExt;
+
+use mgmt_block::FileId;
+
+use super::copy::Method;
+use super::disk::Durability;
+use super::names::{self, Automatic, Image};
+use super::place::{CopyInto, Found, Place, is_untouched_copy, same_file};
+use crate::config::Access;
+use crate::error::{At, Kind, Op, Result};
+use crate::ids::ByteSize;
+use crate::storage::{Ending, Job, Recovered, Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec};
+
+impl Place<'_> {
+    pub(super) fn create(&self, spec: &VolumeSpec) -> Result<()> {
+        if let VolumeKind::Kernel { .. } = spec.kind {
+            return Err(self.no_kernels());
+        }
+        if names::is_ambiguous(&self.id.volume) {
+            return Err(self.refuse(Kind::Invalid, "files of this name would be those of another volume"));
+        }
+        self.not_importing()?;
+        if !self.look()?.is_empty() {
+            return Err(
+                self.refuse(Kind::AlreadyExists, format!("files of it are in {}", self.dir.display()))
+            );
+        }
+        if spec.kind != VolumeKind::Origin {
+            return Ok(());
+        }
+        self.make_dir()?;
+        self.empty(&Image::Clean, self.whole_sectors(spec.size)?, Durability::Durable)?;
+        self.prepare_copy(spec);
+        Ok(())
+    }
+
+    pub(super) fn verify(&self, spec: &VolumeSpec) -> Result<()> {
+        let place = match &spec.kind {
+            VolumeKind::Volatile => return Ok(()),
+            VolumeKind::Kernel { .. } => return Err(self.no_kernels()),
+            VolumeKind::Origin if self.look()?.dirty.is_some() => return Ok(()),
+            VolumeKind::Origin => self.at(self.id),
+            VolumeKind::Snapshot { source } => self.at(source),
+        };
+        match place.look()?.clean {
+            Some(_) => Ok(()),
+            None => Err(place.why_no_clean()?),
+        }
+    }
+
+    fn at<'b>(&'b self, id: &'b VolumeId) -> Place<'b> {
+        Place::new(self.shared, id, self.op)
+    }
+
+    pub(super) fn start(
+        &self,
+        spec: &VolumeSpec,
+        release_source: &mut dyn FnMut(),
+        job: &Job,
+    ) -> Result<Started> {
+        self.not_importing()?;
+        job.check(self.op, self.id)?;
+        let mut found = self.look()?;
+        self.remove_unfinished(&found)?;
+        let dirty = Started { path: self.path(&Image::Dirty), access: spec.access };
+        match &spec.kind {
+            VolumeKind::Kernel { .. } => Err(self.no_kernels()),
+            VolumeKind::Volatile => {
+                self.make_dir()?;
+                self.empty(&Image::Dirty, self.whole_sectors(spec.size)?, Durability::None)?;
+                Ok(dirty)
+            }
+            VolumeKind::Snapshot { source } => {
+                self.start_snapshot(source, release_source, job)?;
+                Ok(dirty)
+            }
+            VolumeKind::Origin if found.dirty.is_some() => {
+                tracing::warn!(volume = %self.id, "continues on what an earlier run has left uncommitted");
+                Ok(dirty)
+            }
+            VolumeKind::Origin if found.clean.is_none() => Err(self.missing()),
+            // Nothing will be written: there is nothing to copy or to commit.
+            VolumeKind::Origin if spec.access == Access::ReadOnly => {
+                Ok(Started { path: self.path(&Image::Clean), access: Access::ReadOnly })
+            }
+            VolumeKind::Origin => {
+                if !self.start_in_place(spec, &mut found)? {
+                    self.start_copy(&found, job)?;
+                }
+                self.sync_dir()?;
+                Ok(dirty)
+            }
+        }
+    }
+
+    fn start_snapshot(&self, source: &VolumeId, release_source: &mut dyn FnMut(), job: &Job) -> Result<()> {
+        self.make_dir()?;
+        let source = self.at(source);
+        let export = source.open_clean()?;
+        self.remove(&Image::Dirty)?;
+        self.remove(&Image::Clean)?;
+        // For `is outdated` alone, so that a file system without links does as well.
+        if let Err(e) = self.disk().link(export.path(), &self.path(&Image::Clean)) {
+            tracing::debug!(volume = %self.id, error = %e, "cannot link the source's image");
+        }
+        // The open file stays what it is, whatever becomes of the source now.
+        release_source();
+        let how = CopyInto { method: self.shared.method(), durability: Durability::None };
+        self.copy(&export, &Image::Dirty, how, job)
+    }
+
+    /// `false` if this start needs a copy.
+    fn start_in_place(&self, spec: &VolumeSpec, found: &mut Found) -> Result<bool> {
+        if !self.shared.writes_in_place(spec) {
+            return Ok(false);
+        }
+        // Revisions that are not to be kept go first: one that is the clean image itself would be written too.
+        self.remove_twins(found)?;
+        self.prune(std::mem::take(&mut found.revisions), 0)?;
+        let renamed = self.shared.uses.unless_read(self.id, || self.rename(&Image::Clean, &Image::Dirty));
+        let Some(renamed) = renamed else { return Ok(false) };
+        renamed?;
+        self.remove(&Image::Precache)?;
+        Ok(true)
+    }
+
+    fn start_copy(&self, found: &Found, job: &Job) -> Result<()> {
+        if let (Some(precache), Some(clean)) = (&found.precache, &found.clean) {
+            if is_untouched_copy(precache, clean) {
+                return self.rename(&Image::Precache, &Image::Dirty);
+            }
+            tracing::warn!(volume = %self.id, "drops a prepared copy that is not of the present state");
+            self.remove(&Image::Precache)?;
+        }
+        let how = CopyInto { method: self.shared.method(), durability: Durability::DataFirst };
+        self.copy(&self.open_clean()?, &Image::Dirty, how, job)
+    }
+
+    pub(super) fn stop(&self, spec: &VolumeSpec, ending: Ending) -> Result<()> {
+        let found = self.look()?;
+        match &spec.kind {
+            VolumeKind::Origin if ending == Ending::Ran => self.settle(spec, found).map(drop),
+            VolumeKind::Origin => self.take_back(spec, &found),
+            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => self.drop_run(spec, &found).map(drop),
+            VolumeKind::Kernel { .. } => Err(self.no_kernels()),
+        }
+    }
+
+    pub(super) fn recover(&self, spec: &VolumeSpec) -> Result<Recovered> {
+        self.not_importing()?;
+        let mut found = self.look()?;
+        self.remove_unfinished(&found)?;
+        match &spec.kind {
+            VolumeKind::Origin => {
+                if found.dirty.is_none() {
+                    self.remove_twins(&mut found)?;
+                }
+                self.settle(spec, found)
+            }
+            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => self.drop_run(spec, &found),
+            VolumeKind::Kernel { .. } => Err(self.no_kernels()),
+        }
+    }
+
+    /// Makes what a run wrote the committed state.
+    fn settle(&self, spec: &VolumeSpec, found: Found) -> Result<Recovered> {
+        if found.dirty.is_none() {
+            return Ok(Recovered::Clean);
+        }
+        self.commit(spec, &Image::Dirty, found)?;
+        Ok(Recovered::Committed)
+    }
+
+    fn take_back(&self, spec: &VolumeSpec, found: &Found) -> Result<()> {
+        match (&found.dirty, &found.clean) {
+            (None, _) => Ok(()),
+            (Some(_), None) => {
+                self.rename(&Image::Dirty, &Image::Clean)?;
+                self.sync_dir()?;
+                self.prepare_copy(spec);
+                Ok(())
+            }
+            (Some(dirty), Some(clean)) if is_untouched_copy(dirty, clean) => {
+                if self.shared.prepares_copies(spec) {
+                    self.rename(&Image::Dirty, &Image::Precache)?;
+                } else {
+                    self.remove(&Image::Dirty)?;
+                }
+                self.sync_dir()
+            }
+            (Some(_), Some(_)) => Ok(()),
+        }
+    }
+
+    fn drop_run(&self, spec: &VolumeSpec, found: &Found) -> Result<Recovered> {
+        self.remove(&Image::Dirty)?;
+        if spec.kind.source().is_some() {
+            self.remove(&Image::Clean)?;
+        }
+        Ok(if found.dirty.is_some() { Recovered::Dropped } else { Recovered::Clean })
+    }
+
+    /// Makes `new` the committed state; `found` is what is there now.
+    pub(super) fn commit(&self, spec: &VolumeSpec, new: &Image, mut found: Found) -> Result<()> {
+        let path = self.path(new);
+        let file = OpenOptions::new().write(true).open(&path).at(self.op, path.display())?;
+        self.disk().sync_file(&file, &path).at(self.op, path.display())?;
+        let keep = spec.revisions_to_keep.count();
+        self.keep_clean(keep, &mut found)?;
+        if found.precache.is_some() {
+            self.remove(&Image::Precache)?;
+        }
+        self.rename(new, &Image::Clean)?;
+        self.sync_dir()?;
+        // The new state is safe: nothing from here on is worth an error.
+        if let Err(e) = self.prune(found.revisions, keep) {
+            tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove surplus revisions");
+        }
+        self.prepare_copy(spec);
+        Ok(())
+    }
+
+    /// Gives the clean image a second name as a revision, unless it has one.
+    pub(super) fn keep_clean(&self, keep: usize, found: &mut Found) -> Result<()> {
+        let Some(clean) = &found.clean else { return Ok(()) };
+        if keep == 0 || found.revisions.iter().any(|(_, m)| same_file(m, clean)) {
+            return Ok(());
+        }
+        let revision = Automatic { number: found.next_revision(), time: clean.mtime() };
+        let (from, to) = (self.path(&Image::Clean), self.path(&Image::Revision(revision.clone())));
+        self.disk().link(&from, &to).at(self.op, to.display())?;
+        found.revisions.push((revision, clean.clone()));
+        Ok(())
+    }
+
+    /// Removes all but the newest `keep`.
+    pub(super) fn prune(&self, revisions: Vec<(Automatic, Metadata)>, keep: usize) -> Result<()> {
+        let surplus = revisions.len().saturating_sub(keep);
+        for (revision, _) in revisions.into_iter().take(surplus) {
+            self.remove(&Image::Revision(revision))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the copy that the next start renames. Without it the start makes its own.
+    pub(super) fn prepare_copy(&self, spec: &VolumeSpec) {
+        if !self.shared.prepares_copies(spec) {
+            return;
+        }
+        let copy = || {
+            let how = CopyInto { method: Method::Share, durability: Durability::DataFirst };
+            self.copy(&self.open_clean()?, &Image::Precache, how, &Job::default())
+        };
+        if let Err(e) = copy() {
+            tracing::warn!(volume = %self.id, error = %e.report(), "cannot prepare the copy for the next start");
+        }
+    }
+
+    pub(super) fn resize(&self, spec: &VolumeSpec, size: ByteSize) -> Result<()> {
+        if spec.access == Access::ReadOnly {
+            return Err(self.refuse(Kind::Invalid, format!("Can not resize readonly volume {}", self.id)));
+        }
+        self.not_importing()?;
+        let size = self.whole_sectors(size)?;
+        let mut found = self.look()?;
+        let running = found.dirty.is_some();
+        let (image, present) = match (&found.dirty, &found.clean, &spec.kind) {
+            (Some(dirty), _, _) => (Image::Dirty, dirty.len()),
+            (None, Some(clean), VolumeKind::Origin) => (Image::Clean, clean.len()),
+            (None, None, VolumeKind::Origin) => return Err(self.missing()),
+            // Nothing of it is on disk: its next start takes the size from its spec or source.
+            (None, _, VolumeKind::Volatile | VolumeKind::Snapshot { .. } | VolumeKind::Kernel { .. }) => {
+                return Ok(());
+            }
+        };
+        if size.get() < present {
+            let why =
+                format!("a volume cannot be made smaller: it has {present} bytes, {size} were asked for");
+            return Err(self.refuse(Kind::Invalid, why));
+        }
+        if !running {
+            self.remove_twins(&mut found)?;
+        }
+        let path = self.path(&image);
+        let file = OpenOptions::new().write(true).open(&path).at(self.op, path.display())?;
+        if size.get() > present {
+            self.disk().set_len(&file, &path, size.get()).at(self.op, path.display())?;
+            self.disk().sync_file(&file, &path).at(self.op, path.display())?;
+        }
+        if running {
+            return grow_devices(&file, &path);
+        }
+        self.prepare_copy(spec);
+        Ok(())
+    }
+
+    pub(super) fn info(&self, spec: &VolumeSpec) -> Result<VolumeInfo> {
+        let found = self.look()?;
+        let mine = match &spec.kind {
+            VolumeKind::Kernel { .. } => return Err(self.no_kernels()),
+            VolumeKind::Origin => found.dirty.as_ref().or(found.clean.as_ref()),
+            // The clean image of a snapshot is its source's.
+            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => found.dirty.as_ref(),
+        };
+        let source = match &spec.kind {
+            VolumeKind::Snapshot { source } => self.at(source).look()?,
+            VolumeKind::Volatile | VolumeKind::Origin | VolumeKind::Kernel { .. } => Found::default(),
+        };
+        let source = source.clean.or(source.dirty);
+        let size = mine.or(source.as_ref()).map_or(spec.size, |m| ByteSize::bytes(m.len()));
+        let outdated = match (&spec.kind, &found.dirty, &found.clean, &source) {
+            (VolumeKind::Snapshot { .. }, Some(_), Some(taken), Some(now)) => Some(!same_file(taken, now)),
+            (VolumeKind::Snapshot { .. }, Some(_), Some(_), None) => Some(true),
+            (VolumeKind::Snapshot { .. }, Some(_), None, _) => None,
+            _ => Some(false),
+        };
+        let given = match (&spec.kind, spec.access, &found.dirty) {
+            (VolumeKind::Origin, Access::ReadOnly, None) => Image::Clean,
+            _ => Image::Dirty,
+        };
+        Ok(VolumeInfo {
+            size,
+            usage: ByteSize::bytes(mine.map_or(0, |m| m.blocks().saturating_mul(512))),
+            path: Some(self.path(&given)),
+            dirty: found.dirty.is_some(),
+            outdated,
+        })
+    }
+
+    pub(super) fn remove_all(&self) -> Result<()> {
+        self.not_importing()?;
+        let found = self.look()?;
+        self.remove_unfinished(&found)?;
+        for image in [Image::Dirty, Image::Precache] {
+            self.remove(&image)?;
+        }
+        self.prune(found.revisions, 0)?;
+        for (number, _) in found.kept {
+            self.remove(&Image::Kept { number })?;
+        }
+        self.remove(&Image::Clean)?;
+        if self.dir.is_dir() {
+            self.sync_dir()?;
+            self.disk().remove_empty_dir(&self.dir).at(self.op, self.dir.display())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn whole_sectors(&self, size: ByteSize) -> Result<ByteSize> {
+        size.whole_sectors()
+            .filter(|size| i64::try_from(size.get()).is_ok())
+            .ok_or_else(|| self.refuse(Kind::Invalid, format!("a volume cannot have {size} bytes")))
+    }
+}
+
+/// Tells the loop devices of a running domain. The backend in the kernel tells the guest.
+fn grow_devices(file: &File, path: &std::path::Path) -> Result<()> {
+    let at = path.display();
+    let id = FileId::of(&file.metadata().at(Op::LoopDevice, &at)?);
+    for device in mgmt_block::find(|status| status.backing == id).at(Op::LoopDevice, &at)? {
+        device.update_capacity().at(Op::LoopDevice, &at)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! The drivers `file` and `file-reflink`: a volume is a handful of image files in its VM's folder.
+//!
+//! They share names ([`names`](self)), order of steps and recovery, and differ in how an image is copied and in when
+//! it need not be:
+//!
+//! | | `file-reflink` | `file` |
+//! |---|---|---|
+//! | copies | share blocks (`FICLONE`) | data, without holes |
+//! | copy for the next start is made | at the stop (`V-precache.img`) | at the start |
+//! | written in place, without a copy | `revisions_to_keep = -1` | that, and: nobody may take it as source and no revision is kept |
+//!
+//! ## Order of steps
+//!
+//! A *commit* of `V-dirty.img` or `V-import.img`: its data is made durable; the clean image gets a second name, its
+//! revision's; the new image is renamed over the clean one; the folder is made durable: that is the moment. Then
+//! surplus revisions go, and the next copy is made. There is a whole clean image at every moment, and a revision is
+//! the former image itself, not a copy of it. A crash leaves at worst a revision that is the clean image under a
+//! second name: such a one is nobody's, and is removed.
+//!
+//! *Written in place* means that the start renames clean to dirty and the stop renames it back. So names alone say
+//! what is going on: dirty without clean is a volume that cannot be a source now.
+//!
+//! A start looks for the unfinished only in its own volume; nothing else in the folder is ever touched.
+
+mod copy;
+mod disk;
+mod import;
+mod lifecycle;
+mod names;
+mod place;
+mod revisions;
+mod sparse;
+mod uses;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use disk::Step;
+
+use self::copy::{Copy, Method};
+use self::disk::Disk;
+use self::place::Place;
+use self::uses::Uses;
+use super::{
+    Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, PoolUsage, Recovered, Resize, Revisions,
+    RevisionsToKeep, Sharing, Started, VolumeGroup, VolumeId, VolumeInfo, VolumeSpec,
+};
+use crate::error::{At, Error, Kind, Op, Result};
+use crate::ids::{ByteSize, VmName};
+
+/// Whether `setup` tries if the file system can share blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetupCheck {
+    /// Try, and refuse a place that cannot.
+    Probe,
+    /// Take the administrator's word; where blocks cannot be shared, data is copied.
+    Skip,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flavour {
+    File,
+    Reflink(SetupCheck),
+}
+
+/// A pool of image files below one folder.
+#[derive(Debug, Clone)]
+pub struct ImageDriver {
+    shared: Arc<Shared>,
+}
+
+/// What imports and exports hold on to.
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    flavour: Flavour,
+    disk: Disk,
+    uses: Uses,
+}
+
+impl ImageDriver {
+    /// The driver `file`: any file system with hard links.
+    ///
+    /// # Errors
+    /// `Invalid` for a path that cannot be made absolute.
+    pub fn file(dir: &Path) -> Result<Self> {
+        Self::new(dir, Flavour::File, Disk::default())
+    }
+
+    /// The driver `file-reflink`: a file system whose files can share blocks (XFS, btrfs).
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub fn reflink(dir: &Path, check: SetupCheck) -> Result<Self> {
+        Self::new(dir, Flavour::Reflink(check), Disk::default())
+    }
+
+    fn new(dir: &Path, flavour: Flavour, disk: Disk) -> Result<Self> {
+        let dir = std::path::absolute(dir)
+            .map_err(|e| Error::new(Kind::Invalid, Op::SetupPool, dir.display()).because(e))?;
+        Ok(Self { shared: Arc::new(Shared { dir, flavour, disk, uses: Uses::default() }) })
+    }
+
+    /// The same pool, with `observer` told of each step on disk, on the thread that makes it. For tests of crashes:
+    /// an observer that ends the process is a crash after that step.
+    #[must_use]
+    pub fn observed(&self, observer: impl Fn(&Step) + Send + Sync + 'static) -> Self {
+        let Shared { dir, flavour, .. } = &*self.shared;
+        let (dir, flavour) = (dir.clone(), *flavour);
+        Self {
+            shared: Arc::new(Shared { dir, flavour, disk: Disk::observed(observer), uses: Uses::default() }),
+        }
+    }
+
+    /// Whether files below `dir` can share blocks. `dir` exists.
+    ///
+    /// # Errors
+    /// If a file cannot be made there at all.
+    pub fn can_share_blocks(dir: &Path) -> Result<bool> {
+        let at = dir.display();
+        let file = || {
+            use rustix::fs::{CWD, Mode, OFlags, openat};
+            match openat(CWD, dir, OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
+            {
+                Ok(fd) => Ok(Some(File::from(fd))),
+                // No nameless files: none of the file systems that can share blocks.
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => Ok(None),
+                Err(e) => Err(e).at(Op::SetupPool, &at),
+            }
+        };
+        let (Some(source), Some(target)) = (file()?, file()?) else { return Ok(false) };
+        std::io::Write::write_all(&mut &source, b"mgm").at(Op::SetupPool, &at)?;
+        copy::share(&source, &target).at(Op::SetupPool, &at)
+    }
+
+    fn place<'a>(&'a self, id: &'a VolumeId, op: Op) -> Place<'a> {
+        Place::new(&self.shared, id, op)
+    }
+}
+
+impl Shared {
+    fn method(&self) -> Method {
+        match self.flavour {
+            Flavour::File => Method::Data,
+            Flavour::Reflink(_) => Method::Share,
+        }
+    }
+
+    /// Whether a start may do without a copy.
+    fn writes_in_place(&self, spec: &VolumeSpec) -> bool {
+        match (self.flavour, spec.revisions_to_keep) {
+            (_, RevisionsToKeep::Disabled) => true,
+            (Flavour::File, RevisionsToKeep::Newest(0)) => spec.sharing == Sharing::Private,
+            (Flavour::File | Flavour::Reflink(_), RevisionsToKeep::Newest(_)) => false,
+        }
+    }
+
+    /// Whether a copy for the next start is made ahead of it.
+    fn prepares_copies(&self, spec: &VolumeSpec) -> bool {
+        matches!(self.flavour, Flavour::Reflink(_)) && spec.revisions_to_keep != RevisionsToKeep::Disabled
+    }
+}
+
+impl Driver for ImageDriver {
+    fn name(&self) -> &'static str {
+        match self.shared.flavour {
+            Flavour::File => "file",
+            Flavour::Reflink(_) => "file-reflink",
+        }
+    }
+
+    fn setup(&self) -> Result<()> {
+        let Shared { dir, flavour, disk, .. } = &*self.shared;
+        let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
+        if *flavour == Flavour::Reflink(SetupCheck::Probe) && !Self::can_share_blocks(dir)? {
+            if made {
+                disk.remove_empty_dir(dir).at(Op::SetupPool, dir.display())?;
+            }
+            let advice = "the file system does not support reflinks: use XFS or btrfs, or the driver file";
+            return Err(Error::new(Kind::Unsupported, Op::SetupPool, dir.display()).because(advice));
+        }
+        for group in VolumeGroup::ALL {
+            let path = dir.join(group.as_str());
+            disk.make_dir(&path).at(Op::SetupPool, path.display())?;
+        }
+        Ok(())
+    }
+
+    fn vid(&self, id: &VolumeId, _spec: &VolumeSpec) -> String {
+        id.to_string()
+    }
+
+    fn create(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
+        self.place(id, Op::CreateVolume).create(spec)
+    }
+
+    fn remove(&self, id: &VolumeId) -> Result<()> {
+        self.place(id, Op::RemoveVolume).remove_all()
+    }
+
+    fn verify(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
+        self.place(id, Op::VerifyVolume).verify(spec)
+    }
+
+    fn start(
+        &self,
+        id: &VolumeId,
+        spec: &VolumeSpec,
+        release_source: &mut dyn FnMut(),
+        job: &Job,
+    ) -> Result<Option<Started>> {
+        self.place(id, Op::StartVolume).start(spec, release_source, job).map(Some)
+    }
+
+    fn stop(&self, id: &VolumeId, spec: &VolumeSpec, ending: Ending) -> Result<()> {
+        self.place(id, Op::StopVolume).stop(spec, ending)
+    }
+
+    fn recover(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {
+        self.place(id, Op::Recover).recover(spec)
+    }
+
+    fn begin_import(
+        &self,
+        id: &VolumeId,
+        spec: &VolumeSpec,
+        size: ImportSize,
+    ) -> Result<Box<dyn ImportWriter>> {
+        Ok(Box::new(import::ImageImport::begin(&self.shared, id, spec, size)?))
+    }
+
+    fn import_from(&self, id: &VolumeId, spec: &VolumeSpec, source: &Export, job: &Job) -> Result<()> {
+        import::copy_from(&self.shared, id, spec, source, job)
+    }
+
+    fn export(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Export> {
+        let place = self.place(id, Op::ExportVolume);
+        place.persistent(spec)?;
+        place.open_clean()
+    }
+
+    fn info(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<VolumeInfo> {
+        self.place(id, Op::InspectStorage).info(spec)
+    }
+
+    fn usage(&self) -> Result<Option<PoolUsage>> {
+        let dir = &self.shared.dir;
+        let figures = rustix::fs::statvfs(dir).at(Op::InspectStorage, dir.display())?;
+        let bytes = |blocks: u64| ByteSize::bytes(blocks.saturating_mul(figures.f_frsize));
+        Ok(Some(PoolUsage {
+            size: bytes(figures.f_blocks),
+            usage: bytes(figures.f_blocks.saturating_sub(figures.f_bfree)),
+            metadata: None,
+        }))
+    }
+
+    fn contents(&self) -> Result<Contents> {
+        let mut found = Contents::default();
+        for group in VolumeGroup::ALL {
+            let dir = self.shared.dir.join(group.as_str());
+            for (name, path) in entries(&dir)? {
+                match name.as_deref().and_then(|n| n.parse::<VmName>().ok()) {
+                    Some(owner) if path.is_dir() => images_of(group, &owner, &path, &mut found)?,
+                    _ => found.unknown.push(path),
+                }
+            }
+        }
+        found.volumes.sort();
+        found.volumes.dedup();
+        found.unknown.sort();
+        Ok(found)
+    }
+
+    fn as_resize(&self) -> Option<&dyn Resize> {
+        Some(self)
+    }
+
+    fn as_revisions(&self) -> Option<&dyn Revisions> {
+        Some(self)
+    }
+}
+
+impl Resize for ImageDriver {
+    fn resize(&self, id: &VolumeId, spec: &VolumeSpec, size: ByteSize) -> Result<()> {
+        self.place(id, Op::ResizeVolume).resize(spec, size)
+    }
+}
+
+fn images_of(group: VolumeGroup, owner: &VmName, dir: &Path, found: &mut Contents) -> Result<()> {
+    for (name, path) in entries(dir)? {
+        match name.as_deref().and_then(names::volume_of) {
+            Some(volume) => found.volumes.push(VolumeId::new(group, owner.clone(), volume)),
+            None => found.unknown.push(path),
+        }
+    }
+    Ok(())
+}
+
+/// Names that are no UTF-8 are `None`. A folder that is not there is empty.
+fn entries(dir: &Path) -> Result<Vec<(Option<String>, PathBuf)>> {
+    let at = dir.display();
+    let listing = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing.at(Op::InspectStorage, &at)?,
+    };
+    listing
+        .map(|entry| {
+            let entry = entry.at(Op::InspectStorage, &at)?;
+            Ok((entry.file_name().into_string().ok(), entry.path()))
+        })
+        .collect()
+}

@@ -1,0 +1,241 @@
+//! One volume's files, during one operation: what is there, and the small changes that operations are made of.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::disk::{Disk, Durability};
+use super::names::{self, Automatic, Image, Named};
+use super::{Copy, Method, Shared};
+use crate::error::{At, Error, Kind, Op, Result};
+use crate::ids::ByteSize;
+use crate::storage::{Export, Job, VolumeId, VolumeKind, VolumeSpec};
+
+pub(super) struct Place<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) id: &'a VolumeId,
+    pub(super) op: Op,
+    pub(super) dir: PathBuf,
+}
+
+/// What lies there.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) clean: Option<Metadata>,
+    pub(super) dirty: Option<Metadata>,
+    pub(super) precache: Option<Metadata>,
+    pub(super) import: Option<Metadata>,
+    /// In the order of their numbers.
+    pub(super) revisions: Vec<(Automatic, Metadata)>,
+    pub(super) kept: Vec<(u64, Metadata)>,
+    pub(super) unfinished: Vec<PathBuf>,
+}
+
+impl Found {
+    pub(super) fn is_empty(&self) -> bool {
+        self.clean.is_none()
+            && self.dirty.is_none()
+            && self.precache.is_none()
+            && self.import.is_none()
+            && self.revisions.is_empty()
+            && self.kept.is_empty()
+            && self.unfinished.is_empty()
+    }
+
+    /// A number that no revision has.
+    pub(super) fn next_revision(&self) -> u64 {
+        self.revisions.last().map_or(1, |(r, _)| r.number.saturating_add(1))
+    }
+}
+
+pub(super) fn same_file(a: &Metadata, b: &Metadata) -> bool {
+    a.dev() == b.dev() && a.ino() == b.ino()
+}
+
+/// Whether `copy` was made of `image` and not written since: copies take over the time of the last change, in
+/// nanoseconds.
+pub(super) fn is_untouched_copy(copy: &Metadata, image: &Metadata) -> bool {
+    copy.len() == image.len() && copy.mtime() == image.mtime() && copy.mtime_nsec() == image.mtime_nsec()
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(shared: &'a Shared, id: &'a VolumeId, op: Op) -> Self {
+        let dir = shared.dir.join(id.group.as_str()).join(id.owner.as_str());
+        Self { shared, id, op, dir }
+    }
+
+    pub(super) fn disk(&self) -> &'a Disk {
+        &self.shared.disk
+    }
+
+    pub(super) fn path(&self, image: &Image) -> PathBuf {
+        self.dir.join(image.file_name(&self.id.volume))
+    }
+
+    /// An error about this volume, with words that say what to do.
+    pub(super) fn refuse(&self, kind: Kind, why: impl Into<String>) -> Error {
+        Error::new(kind, self.op, self.id).because(why.into())
+    }
+
+    pub(super) fn persistent(&self, spec: &VolumeSpec) -> Result<()> {
+        match spec.kind {
+            VolumeKind::Origin => Ok(()),
+            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => {
+                Err(self.refuse(Kind::Unsupported, "the volume is not persistent"))
+            }
+            VolumeKind::Kernel { .. } => Err(self.no_kernels()),
+        }
+    }
+
+    pub(super) fn no_kernels(&self) -> Error {
+        self.refuse(Kind::Unsupported, "kernels lie in a pool of the driver linux-kernel")
+    }
+
+    pub(super) fn not_importing(&self) -> Result<()> {
+        if self.shared.uses.is_importing(self.id) {
+            return Err(self.refuse(Kind::Busy, format!("Import operation in progress on {}", self.id)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn missing(&self) -> Error {
+        let clean = self.path(&Image::Clean);
+        self.refuse(Kind::NotFound, format!("Missing image file {} for volume {}", clean.display(), self.id))
+    }
+
+    pub(super) fn look(&self) -> Result<Found> {
+        let at = self.dir.display();
+        let mut found = Found::default();
+        let listing = match std::fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
+            listing => listing.at(self.op, &at)?,
+        };
+        for entry in listing {
+            let entry = entry.at(self.op, &at)?;
+            let name = entry.file_name();
+            let Some(named) = name.to_str().and_then(|name| names::parse(&self.id.volume, name)) else {
+                continue;
+            };
+            let path = entry.path();
+            let image = match named {
+                Named::Unfinished => {
+                    found.unfinished.push(path);
+                    continue;
+                }
+                Named::Whole(image) => image,
+            };
+            let metadata = std::fs::metadata(&path).at(self.op, path.display())?;
+            match image {
+                Image::Clean => found.clean = Some(metadata),
+                Image::Dirty => found.dirty = Some(metadata),
+                Image::Precache => found.precache = Some(metadata),
+                Image::Import => found.import = Some(metadata),
+                Image::Revision(revision) => found.revisions.push((revision, metadata)),
+                Image::Kept { number } => found.kept.push((number, metadata)),
+            }
+        }
+        found.revisions.sort_by_key(|(revision, _)| revision.number);
+        found.kept.sort_by_key(|(number, _)| *number);
+        Ok(found)
+    }
+
+    pub(super) fn make_dir(&self) -> Result<()> {
+        self.disk().make_dir(&self.dir).at(self.op, self.dir.display()).map(drop)
+    }
+
+    pub(super) fn sync_dir(&self) -> Result<()> {
+        self.disk().sync_dir(&self.dir).at(self.op, self.dir.display())
+    }
+
+    pub(super) fn remove(&self, image: &Image) -> Result<()> {
+        self.remove_path(&self.path(image))
+    }
+
+    pub(super) fn remove_path(&self, path: &Path) -> Result<()> {
+        self.disk().remove(path).at(self.op, path.display())
+    }
+
+    pub(super) fn rename(&self, from: &Image, to: &Image) -> Result<()> {
+        let (from, to) = (self.path(from), self.path(to));
+        self.disk().rename(&from, &to).at(self.op, to.display())
+    }
+
+    /// Removes what has the name of an unfinished step. There is no import under way.
+    pub(super) fn remove_unfinished(&self, found: &Found) -> Result<()> {
+        for path in &found.unfinished {
+            self.remove_path(path)?;
+        }
+        if found.import.is_some() {
+            self.remove(&Image::Import)?;
+        }
+        Ok(())
+    }
+
+    /// Removes revisions that are the clean image itself: what a crash left between a commit's link and its rename.
+    pub(super) fn remove_twins(&self, found: &mut Found) -> Result<()> {
+        let Some(clean) = &found.clean else { return Ok(()) };
+        let (twins, revisions) =
+            std::mem::take(&mut found.revisions).into_iter().partition(|(_, m)| same_file(m, clean));
+        found.revisions = revisions;
+        let twins: Vec<(Automatic, Metadata)> = twins;
+        for (revision, _) in twins {
+            self.remove(&Image::Revision(revision))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the committed state and keeps it from being written in place.
+    pub(super) fn open_clean(&self) -> Result<Export> {
+        let path = self.path(&Image::Clean);
+        let opened = self.shared.uses.read(self.id, || File::open(&path));
+        let (file, hold) = match opened {
+            Ok(opened) => opened,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.why_no_clean()?),
+            Err(e) => return Err(e).at(self.op, path.display()),
+        };
+        let size = file.metadata().at(self.op, path.display())?.len();
+        Ok(Export::new(file, path, ByteSize::bytes(size), hold))
+    }
+
+    /// Written in place, or not there at all.
+    pub(super) fn why_no_clean(&self) -> Result<Error> {
+        Ok(match self.look()?.dirty {
+            Some(_) => self.refuse(
+                Kind::Busy,
+                format!("Volume {} is running and written in place: stop its VM first", self.id),
+            ),
+            None => self.missing(),
+        })
+    }
+
+    /// A new `image` with the data of `source`, and with its time of last change.
+    pub(super) fn copy(&self, source: &Export, image: &Image, how: CopyInto, job: &Job) -> Result<()> {
+        let path = self.path(image);
+        let new = self.disk().begin(&path).at(self.op, path.display())?;
+        let size = source.size().get();
+        Copy { source: source.file(), size, method: how.method, op: self.op, what: self.id, job }
+            .fill(new.file())?;
+        let changed = source.file().metadata().and_then(|m| m.modified());
+        let changed = changed.at(self.op, source.path().display())?;
+        new.file().set_modified(changed).at(self.op, path.display())?;
+        new.publish(how.durability).at(self.op, path.display())
+    }
+
+    /// A new `image` of `size` that is one hole.
+    pub(super) fn empty(&self, image: &Image, size: ByteSize, durability: Durability) -> Result<()> {
+        let path = self.path(image);
+        let make = || -> io::Result<()> {
+            let new = self.disk().begin(&path)?;
+            new.file().set_len(size.get())?;
+            new.publish(durability)
+        };
+        make().at(self.op, path.display())
+    }
+}
+
+/// How a copy is made.
+pub(super) struct CopyInto {
+    pub(super) method: Method,
+    pub(super) durability: Durability,
+}

@@ -1,0 +1,30 @@
+//! Storage: pools of volumes, and what becomes of them when VMs start and stop.
+//!
+//! The caller says which volume it means ([`VolumeId`]) and what it wants of it ([`VolumeSpec`]); drivers keep
+//! nothing but what names on disk say. [`Storage`] is the way in: it runs the blocking drivers on threads with a
+//! bound, and takes the locks of volumes. It knows no VM, no event and no database.
+
+mod config;
+mod driver;
+mod image;
+mod import;
+mod job;
+mod kernel;
+mod locks;
+mod pool;
+mod transfer;
+mod volume;
+
+pub use config::{DriverKind, DriverOption, Need};
+pub use driver::{
+    Contents, Driver, Ending, Kernel, Kernels, PoolUsage, Recovered, Resize, Revisions, Started, VolumeInfo,
+};
+pub use image::{ImageDriver, SetupCheck, Step};
+pub use import::Import;
+pub use job::{Job, Progress};
+pub use kernel::KernelDriver;
+pub use pool::{Limits, Storage, Volume};
+pub use transfer::{Export, ImportSize, ImportWriter};
+pub use volume::{
+    Revision, RevisionId, RevisionsToKeep, Sharing, VolumeGroup, VolumeId, VolumeKind, VolumeSpec,
+};

@@ -1,0 +1,406 @@
+//! The way in for async callers: pools by name, and the drivers' operations off the async threads.
+//!
+//! Each operation waits for its volume's lock, then for a thread, then runs to its end: dropping the future gives up
+//! the answer, not the work. What is short, what belongs to a start and what copies in bulk have bounds of their own,
+//! so that none of them waits behind the others.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::Semaphore;
+
+use super::locks::{Key, Locks};
+use super::{
+    Contents, Driver, Ending, Export, Import, ImportSize, Job, Kernel, PoolUsage, Recovered, Revision,
+    RevisionId, Started, VolumeId, VolumeInfo, VolumeSpec,
+};
+use crate::error::{Error, Kind, Op, Result};
+use crate::ids::{ByteSize, KernelVersion, PoolName};
+
+/// Everything an operation needs to know of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Where it lies.
+    pub pool: PoolName,
+    /// Which it is.
+    pub id: VolumeId,
+    /// What is wanted of it.
+    pub spec: VolumeSpec,
+}
+
+impl Volume {
+    fn key(&self) -> Key {
+        (self.pool.clone(), self.id.clone())
+    }
+}
+
+/// How many blocking operations run at a time; more wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Short ones: create, stop, resize, figures.
+    pub short: usize,
+    /// Starts, with the copies that they need.
+    pub starts: usize,
+    /// Copies of whole volumes, and writes of imports.
+    pub bulk_copies: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { short: 32, starts: 64, bulk_copies: 4 }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lane {
+    Short,
+    Start,
+    Bulk,
+}
+
+/// All pools. Cheap to clone; clones are the same storage.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pools: RwLock<BTreeMap<PoolName, Arc<dyn Driver>>>,
+    locks: Locks,
+    short: Arc<Semaphore>,
+    starts: Arc<Semaphore>,
+    bulk: Arc<Semaphore>,
+}
+
+impl Storage {
+    /// Without a pool yet.
+    pub fn new(limits: Limits) -> Self {
+        let lane = |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
+        Self {
+            inner: Arc::new(Inner {
+                pools: RwLock::default(),
+                locks: Locks::default(),
+                short: lane(limits.short),
+                starts: lane(limits.starts),
+                bulk: lane(limits.bulk_copies),
+            }),
+        }
+    }
+
+    /// Prepares a pool's place and takes it in under `name`.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a name that is taken; else what [`Driver::setup`] says.
+    pub async fn add_pool(&self, name: PoolName, driver: Arc<dyn Driver>) -> Result<()> {
+        let setup = Arc::clone(&driver);
+        self.run(Lane::Short, &Job::default(), Op::SetupPool, name.to_string(), move || setup.setup())
+            .await?;
+        let mut pools = self.inner.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if pools.contains_key(&name) {
+            return Err(Error::new(Kind::AlreadyExists, Op::SetupPool, name));
+        }
+        pools.insert(name, driver);
+        Ok(())
+    }
+
+    /// Forgets a pool; its data stays. Operations under way end as they would. `false`: there was none.
+    pub fn remove_pool(&self, name: &PoolName) -> bool {
+        self.inner.pools.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
+    }
+
+    /// The names of the pools, sorted.
+    pub fn pools(&self) -> Vec<PoolName> {
+        self.inner.pools.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// The driver of a pool, to ask what it can. Its methods block.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn driver(&self, pool: &PoolName) -> Result<Arc<dyn Driver>> {
+        let pools = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.get(pool).cloned().ok_or_else(|| Error::new(Kind::NotFound, Op::InspectStorage, pool))
+    }
+
+    /// See [`Driver::create`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create(&self, volume: &Volume) -> Result<()> {
+        self.short(Op::CreateVolume, volume, |driver, v| driver.create(&v.id, &v.spec)).await
+    }
+
+    /// See [`Driver::remove`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn remove(&self, volume: &Volume) -> Result<()> {
+        self.short(Op::RemoveVolume, volume, |driver, v| driver.remove(&v.id)).await
+    }
+
+    /// See [`Driver::verify`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn verify(&self, volume: &Volume) -> Result<()> {
+        self.short(Op::VerifyVolume, volume, |driver, v| driver.verify(&v.id, &v.spec)).await
+    }
+
+    /// See [`Driver::start`]. Holds the lock of a snapshot's source until the source's state is fixed.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start(&self, volume: &Volume, job: Job) -> Result<Option<Started>> {
+        let driver = self.driver(&volume.pool)?;
+        let key = volume.key();
+        let (own, mut source) = match volume.spec.kind.source() {
+            Some(source) => self.inner.locks.with_source(&key, &(volume.pool.clone(), source.clone())).await,
+            None => (self.inner.locks.one(&key).await, None),
+        };
+        let v = volume.clone();
+        self.run(Lane::Start, &job.clone(), Op::StartVolume, volume.id.to_string(), move || {
+            let _own = own;
+            driver.start(&v.id, &v.spec, &mut || drop(source.take()), &job)
+        })
+        .await
+    }
+
+    /// See [`Driver::stop`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stop(&self, volume: &Volume, ending: Ending) -> Result<()> {
+        self.short(Op::StopVolume, volume, move |driver, v| driver.stop(&v.id, &v.spec, ending)).await
+    }
+
+    /// See [`Driver::recover`]: for each volume of a VM without a domain, when the caller starts.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn recover(&self, volume: &Volume) -> Result<Recovered> {
+        self.short(Op::Recover, volume, |driver, v| driver.recover(&v.id, &v.spec)).await
+    }
+
+    /// See [`Driver::begin_import`]. The volume is not locked while data comes: what would disturb the import is
+    /// refused with `Busy` instead of waiting for it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn import(&self, volume: &Volume, size: ImportSize) -> Result<Import> {
+        let begun =
+            self.short(Op::ImportVolume, volume, move |driver, v| driver.begin_import(&v.id, &v.spec, size));
+        Ok(Import::new(self.clone(), volume.clone(), begun.await?))
+    }
+
+    /// See [`Driver::export`]. Reading from it blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn export(&self, volume: &Volume) -> Result<Export> {
+        self.short(Op::ExportVolume, volume, |driver, v| driver.export(&v.id, &v.spec)).await
+    }
+
+    /// Replaces `target`'s state by a copy of `source`'s committed one; makes `target` if it is not there. The
+    /// source's lock is held while it is opened, not while it is copied. See [`Driver::import_from`].
+    ///
+    /// # Errors
+    /// Those of an export and of an import.
+    pub async fn copy(&self, source: &Volume, target: &Volume, job: Job) -> Result<()> {
+        let export = self.export(source).await?;
+        let driver = self.driver(&target.pool)?;
+        let lock = self.inner.locks.one(&target.key()).await;
+        let v = target.clone();
+        self.run(Lane::Bulk, &job.clone(), Op::ImportVolume, target.id.to_string(), move || {
+            let _lock = lock;
+            driver.import_from(&v.id, &v.spec, &export, &job)
+        })
+        .await
+    }
+
+    /// See [`Resize::resize`](super::Resize::resize).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn resize(&self, volume: &Volume, size: ByteSize) -> Result<()> {
+        self.short(Op::ResizeVolume, volume, move |driver, v| {
+            let resize = driver.as_resize().ok_or_else(|| cannot(driver, Op::ResizeVolume, &v.id))?;
+            resize.resize(&v.id, &v.spec, size)
+        })
+        .await
+    }
+
+    /// Oldest first; none on a driver without revisions.
+    ///
+    /// # Errors
+    /// As [`Revisions::revisions`](super::Revisions::revisions).
+    pub async fn revisions(&self, volume: &Volume) -> Result<Vec<Revision>> {
+        self.short(Op::InspectStorage, volume, |driver, v| match driver.as_revisions() {
+            Some(revisions) => revisions.revisions(&v.id),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    /// See [`Revisions::revert`](super::Revisions::revert).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn revert(&self, volume: &Volume, revision: &RevisionId, job: Job) -> Result<()> {
+        let revision = revision.clone();
+        self.locked(Lane::Bulk, job, Op::RevertVolume, volume, move |driver, v, job| {
+            let revisions = driver.as_revisions().ok_or_else(|| cannot(driver, Op::RevertVolume, &v.id))?;
+            revisions.revert(&v.id, &v.spec, &revision, job)
+        })
+        .await
+    }
+
+    /// See [`Revisions::keep`](super::Revisions::keep).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn keep(&self, volume: &Volume, number: u64, job: Job) -> Result<RevisionId> {
+        self.locked(Lane::Bulk, job, Op::CreateVolume, volume, move |driver, v, job| {
+            let revisions = driver.as_revisions().ok_or_else(|| cannot(driver, Op::CreateVolume, &v.id))?;
+            revisions.keep(&v.id, &v.spec, number, job)
+        })
+        .await
+    }
+
+    /// See [`Revisions::forget`](super::Revisions::forget).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn forget(&self, volume: &Volume, revision: &RevisionId) -> Result<()> {
+        let revision = revision.clone();
+        self.short(Op::RemoveVolume, volume, move |driver, v| {
+            let revisions = driver.as_revisions().ok_or_else(|| cannot(driver, Op::RemoveVolume, &v.id))?;
+            revisions.forget(&v.id, &revision)
+        })
+        .await
+    }
+
+    /// Figures as of now. Takes no lock: it waits for no operation, and may see one half done.
+    ///
+    /// # Errors
+    /// As [`Driver::info`].
+    pub async fn info(&self, volume: &Volume) -> Result<VolumeInfo> {
+        let (driver, v) = (self.driver(&volume.pool)?, volume.clone());
+        self.run(Lane::Short, &Job::default(), Op::InspectStorage, volume.id.to_string(), move || {
+            driver.info(&v.id, &v.spec)
+        })
+        .await
+    }
+
+    /// See [`Driver::usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn usage(&self, pool: &PoolName) -> Result<Option<PoolUsage>> {
+        self.on_pool(pool, |driver| driver.usage()).await
+    }
+
+    /// See [`Driver::contents`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn contents(&self, pool: &PoolName) -> Result<Contents> {
+        self.on_pool(pool, |driver| driver.contents()).await
+    }
+
+    /// A kernel of a pool of kernels.
+    ///
+    /// # Errors
+    /// `Unsupported` for a pool of anything else; else as [`Kernels::kernel`](super::Kernels::kernel).
+    pub async fn kernel(&self, pool: &PoolName, version: &KernelVersion) -> Result<Kernel> {
+        let version = version.clone();
+        self.on_pool(pool, move |driver| kernels(driver)?.kernel(&version)).await
+    }
+
+    /// The kernels of a pool of kernels, sorted.
+    ///
+    /// # Errors
+    /// As [`kernel`](Self::kernel).
+    pub async fn kernels(&self, pool: &PoolName) -> Result<Vec<KernelVersion>> {
+        self.on_pool(pool, move |driver| kernels(driver)?.versions()).await
+    }
+
+    async fn on_pool<T: Send + 'static>(
+        &self,
+        pool: &PoolName,
+        work: impl FnOnce(&dyn Driver) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let driver = self.driver(pool)?;
+        let run = move || work(&*driver);
+        self.run(Lane::Short, &Job::default(), Op::InspectStorage, pool.to_string(), run).await
+    }
+
+    async fn short<T: Send + 'static>(
+        &self,
+        op: Op,
+        volume: &Volume,
+        work: impl FnOnce(&dyn Driver, &Volume) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.locked(Lane::Short, Job::default(), op, volume, move |driver, v, _| work(driver, v)).await
+    }
+
+    async fn locked<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: Job,
+        op: Op,
+        volume: &Volume,
+        work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let driver = self.driver(&volume.pool)?;
+        let lock = self.lock(volume).await;
+        let v = volume.clone();
+        self.run(lane, &job.clone(), op, volume.id.to_string(), move || {
+            let _lock = lock;
+            work(&*driver, &v, &job)
+        })
+        .await
+    }
+
+    pub(super) async fn lock(&self, volume: &Volume) -> super::locks::Held {
+        self.inner.locks.one(&volume.key()).await
+    }
+
+    /// Runs `work` on a thread that may block. Cancelled while it waits for one, it has done nothing.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: &Job,
+        op: Op,
+        target: String,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let lane = match lane {
+            Lane::Short => &self.inner.short,
+            Lane::Start => &self.inner.starts,
+            Lane::Bulk => &self.inner.bulk,
+        };
+        let permit = tokio::select! {
+            biased;
+            () = job.cancelled() => return Err(Error::new(Kind::Cancelled, op, target)),
+            permit = Arc::clone(lane).acquire_owned() => permit,
+        };
+        // The semaphores are never closed.
+        let permit = permit.map_err(|e| Error::new(Kind::Unavailable, op, &target).because(e))?;
+        let ran = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        ran.await.unwrap_or_else(|panicked| Err(Error::new(Kind::Backend, op, target).because(panicked)))
+    }
+}
+
+fn cannot(driver: &dyn Driver, op: Op, id: &VolumeId) -> Error {
+    Error::new(Kind::Unsupported, op, id).because(format!("the driver {} cannot do this", driver.name()))
+}
+
+fn kernels(driver: &dyn Driver) -> Result<&dyn super::Kernels> {
+    let none =
+        || Error::new(Kind::Unsupported, Op::ReadKernel, driver.name()).because("it is no pool of kernels");
+    driver.as_kernels().ok_or_else(none)
+}

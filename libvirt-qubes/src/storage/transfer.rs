@@ -1,0 +1,88 @@
+//! Data on its way into a volume, and out of one.
+
+use std::any::Any;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::ids::ByteSize;
+
+/// How much data an import will bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImportSize {
+    /// Just so much; less or more is an error. The volume gets this size.
+    Exactly(ByteSize),
+    /// Not known before its end; the volume gets the size of what came, filled up with zeros to whole sectors
+    /// of 512 bytes.
+    AsItComes,
+}
+
+/// An import under way: data goes to a place of its own and becomes the volume's state as a whole, at
+/// [`finish`](ImportWriter::finish), or not at all. Every method blocks. Dropped, it is aborted.
+///
+/// Memory stays flat whatever comes. Zeros become holes where the driver has holes.
+pub trait ImportWriter: Send {
+    /// The next bytes. After an error the import can only be dropped.
+    ///
+    /// # Errors
+    /// `Invalid` past the announced size; `NoSpace`; `Io`.
+    fn write(&mut self, data: &[u8]) -> Result<()>;
+
+    /// So many zeros next.
+    ///
+    /// # Errors
+    /// As [`write`](ImportWriter::write).
+    fn skip(&mut self, length: ByteSize) -> Result<()>;
+
+    /// All has come: makes it durable, then the volume's committed state, the former one a revision under the
+    /// usual retention. Returns the volume's size.
+    ///
+    /// # Errors
+    /// `Invalid` if less came than was announced, or nothing at all; else as [`write`](ImportWriter::write). The
+    /// volume is as it was before then.
+    fn finish(self: Box<Self>) -> Result<ByteSize>;
+
+    /// Gives up and leaves nothing.
+    ///
+    /// # Errors
+    /// What could not be removed; recovery removes it.
+    fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// A volume's committed state, open for reading. It stays what it is while this is held, whatever happens to the
+/// volume meanwhile: commit, revert, removal.
+pub struct Export {
+    file: File,
+    path: PathBuf,
+    size: ByteSize,
+    _hold: Box<dyn Any + Send + Sync>,
+}
+
+impl Export {
+    /// Of an open file or block device; `hold` is dropped with the export.
+    pub fn new(file: File, path: PathBuf, size: ByteSize, hold: impl Any + Send + Sync) -> Self {
+        Self { file, path, size, _hold: Box::new(hold) }
+    }
+
+    /// The open file or block device; positioned anywhere.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where it was when it was opened: for messages, and for drivers that know their own paths.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes to read.
+    pub fn size(&self) -> ByteSize {
+        self.size
+    }
+}
+
+impl fmt::Debug for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Export").field("path", &self.path).field("size", &self.size).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,10 @@
+//! The storage drivers on real file systems.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod contract;
+mod crash;
+mod filesystem;
+mod front;
+mod images;
+mod kernel;
+mod model;

@@ -1,0 +1,208 @@
+//! The model's events in the words of the wire: names, keys in their order, values as text.
+
+use libvirt_qubes::qubes::{
+    Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Shown, Subject,
+};
+
+use crate::wire::Event;
+use crate::wire::exception::quoted;
+
+/// The event as subscribers read it.
+pub fn event(event: &ModelEvent) -> Event {
+    let subject = match &event.subject {
+        Subject::System => "",
+        Subject::Vm { name, .. } => name.as_str(),
+    };
+    let named = |name: &str| Event::new(subject, name);
+    let property = |name: &str, change: &PropertyChange| {
+        let mut event = named(&format!("{name}:{}", change.name)).with("name", change.name);
+        if let Some(new) = &change.new {
+            event = event.with("newvalue", shown(new));
+        }
+        match &change.old {
+            Some(old) => event.with("oldvalue", shown(old)),
+            None => event,
+        }
+    };
+    let device = |name: &str, device: &Device| {
+        let option = |(key, value): (&String, &String)| format!("{}: {}", quoted(key), quoted(value));
+        let options: Vec<String> = device.options.iter().map(option).collect();
+        named(&format!("{name}:{}", device.class))
+            .with("device", format!("{}:{}:{}", device.backend, device.port, device.id))
+            .with("options", format!("{{{}}}", options.join(", ")))
+    };
+    let port = |name: &str, port: &DevicePort| {
+        named(&format!("{name}:{}", port.class)).with("port", format!("{}:{}", port.backend, port.port))
+    };
+    match &event.kind {
+        EventKind::DomainAdd { vm, .. } => named("domain-add").with("vm", vm.as_str()),
+        EventKind::DomainPreDelete { vm, .. } => named("domain-pre-delete").with("vm", vm.as_str()),
+        EventKind::DomainDelete { vm, .. } => named("domain-delete").with("vm", vm.as_str()),
+        EventKind::DomainCreateOnDisk => named("domain-create-on-disk"),
+        EventKind::DomainRemoveFromDisk => named("domain-remove-from-disk"),
+        EventKind::DomainTagAdd { tag } => named(&format!("domain-tag-add:{tag}")).with("tag", tag.as_str()),
+        EventKind::DomainTagDelete { tag } => {
+            named(&format!("domain-tag-delete:{tag}")).with("tag", tag.as_str())
+        }
+        EventKind::DomainFeaturePreSet { feature, value, old } => {
+            let event = named(&format!("domain-feature-pre-set:{feature}"))
+                .with("feature", feature.as_str())
+                .with("value", value.as_str());
+            match old {
+                Some(old) => event.with("oldvalue", old.as_str()),
+                None => event,
+            }
+        }
+        EventKind::DomainFeatureSet { feature, value, old } => {
+            let event = named(&format!("domain-feature-set:{feature}"))
+                .with("feature", feature.as_str())
+                .with("value", value.as_str());
+            match old {
+                Some(old) => event.with("oldvalue", old.as_str()),
+                None => event,
+            }
+        }
+        EventKind::DomainFeaturePreDelete { feature } => {
+            named(&format!("domain-feature-pre-delete:{feature}")).with("feature", feature.as_str())
+        }
+        EventKind::DomainFeatureDelete { feature } => {
+            named(&format!("domain-feature-delete:{feature}")).with("feature", feature.as_str())
+        }
+        EventKind::PropertyPreSet(change) => property("property-pre-set", change),
+        EventKind::PropertySet(change) => property("property-set", change),
+        EventKind::PropertyPreReset(change) => property("property-pre-reset", change),
+        EventKind::PropertyPreDel(change) => property("property-pre-del", change),
+        EventKind::PropertyReset(change) => property("property-reset", change),
+        EventKind::PropertyDel(change) => property("property-del", change),
+        EventKind::DomainPreStart => {
+            named("domain-pre-start").with("start_guid", "True").with("mem_required", "None")
+        }
+        EventKind::DomainVerifyFiles => named("domain-verify-files"),
+        EventKind::DomainPreSpawn => named("domain-pre-spawn").with("start_guid", "True"),
+        EventKind::DomainSpawn => named("domain-spawn").with("start_guid", "True"),
+        EventKind::DomainQdbCreate => named("domain-qdb-create"),
+        EventKind::DomainStart => named("domain-start").with("start_guid", "True"),
+        EventKind::DomainStartFailed { reason } => {
+            named("domain-start-failed").with("reason", reason.as_str())
+        }
+        EventKind::DomainPreUnpaused => named("domain-pre-unpaused"),
+        EventKind::DomainUnpaused => named("domain-unpaused"),
+        EventKind::DomainPrePaused => named("domain-pre-paused"),
+        EventKind::DomainPaused => named("domain-paused"),
+        EventKind::DomainPreShutdown { force } => {
+            let force = match force {
+                Force::No => "False",
+                Force::Yes => "True",
+            };
+            named("domain-pre-shutdown").with("force", force)
+        }
+        EventKind::DomainShutdownFailed { reason } => {
+            named("domain-shutdown-failed").with("reason", reason.as_str())
+        }
+        EventKind::DomainStopped => named("domain-stopped"),
+        EventKind::DomainShutdown => named("domain-shutdown"),
+        EventKind::DevicePreAttach(attached) => device("device-pre-attach", attached),
+        EventKind::DeviceAttach(attached) => device("device-attach", attached),
+        EventKind::DevicePreDetach(detached) => port("device-pre-detach", detached),
+        EventKind::DeviceDetach(detached) => port("device-detach", detached),
+        EventKind::DeviceListChange { class } => named(&format!("device-list-change:{class}")),
+        EventKind::PoolAdd { pool } => named("pool-add").with("pool", pool.as_str()),
+        EventKind::PoolPreDelete { pool } => named("pool-pre-delete").with("pool", pool.as_str()),
+        EventKind::PoolDelete { pool } => named("pool-delete").with("pool", pool.as_str()),
+    }
+}
+
+/// A value in an event: `None` for none, `True` and `False`, names as they are.
+fn shown(value: &Shown) -> String {
+    match value {
+        Shown::None => "None".into(),
+        Shown::Str(text) => text.to_string(),
+        Shown::Int(number) => number.to_string(),
+        Shown::Bool(true) => "True".into(),
+        Shown::Bool(false) => "False".into(),
+        Shown::Vm(name) => name.to_string(),
+        Shown::Label(name) => name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn work(kind: EventKind) -> ModelEvent {
+        ModelEvent { subject: Subject::Vm { uuid: Uuid::from_u128(7), name: "work".parse().unwrap() }, kind }
+    }
+
+    fn change(new: Option<Shown>, old: Option<Shown>) -> PropertyChange {
+        PropertyChange { name: "netvm", new, old }
+    }
+
+    #[test]
+    fn events_have_the_names_keys_and_values_of_the_document() {
+        let net = || Shown::Vm("sys-net".parse().unwrap());
+        let device = Device {
+            class: "block",
+            backend: "dom0".parse().unwrap(),
+            port: "sda".into(),
+            id: "*".into(),
+            options: [("read-only".to_owned(), "yes".to_owned())].into(),
+        };
+        let vm = "work".parse().unwrap();
+        for (event, bytes) in [
+            (
+                ModelEvent::system(EventKind::DomainAdd { vm, uuid: Uuid::nil() }),
+                &b"1\0\0domain-add\0vm\0work\0\0"[..],
+            ),
+            (
+                work(EventKind::DomainTagAdd { tag: "created-by-dom0".parse().unwrap() }),
+                b"1\0work\0domain-tag-add:created-by-dom0\0tag\0created-by-dom0\0\0",
+            ),
+            (
+                work(EventKind::PropertySet(change(Some(Shown::None), Some(net())))),
+                b"1\0work\0property-set:netvm\0name\0netvm\0newvalue\0None\0oldvalue\0sys-net\0\0",
+            ),
+            (
+                work(EventKind::PropertyPreSet(change(Some(net()), None))),
+                b"1\0work\0property-pre-set:netvm\0name\0netvm\0newvalue\0sys-net\0\0",
+            ),
+            (
+                work(EventKind::PropertyReset(change(None, Some(Shown::Bool(true))))),
+                b"1\0work\0property-reset:netvm\0name\0netvm\0oldvalue\0True\0\0",
+            ),
+            (
+                work(EventKind::DomainFeatureSet {
+                    feature: "gui".parse().unwrap(),
+                    value: "".parse().unwrap(),
+                    old: None,
+                }),
+                b"1\0work\0domain-feature-set:gui\0feature\0gui\0value\0\0\0",
+            ),
+            (
+                work(EventKind::DomainPreStart),
+                b"1\0work\0domain-pre-start\0start_guid\0True\0mem_required\0None\0\0",
+            ),
+            (work(EventKind::DomainStart), b"1\0work\0domain-start\0start_guid\0True\0\0"),
+            (
+                work(EventKind::DomainPreShutdown { force: Force::No }),
+                b"1\0work\0domain-pre-shutdown\0force\0False\0\0",
+            ),
+            (
+                work(EventKind::DeviceAttach(device.clone())),
+                b"1\0work\0device-attach:block\0device\0dom0:sda:*\0options\0{'read-only': 'yes'}\0\0",
+            ),
+            (
+                work(EventKind::DeviceDetach(DevicePort {
+                    class: "block",
+                    backend: device.backend,
+                    port: device.port,
+                })),
+                b"1\0work\0device-detach:block\0port\0dom0:sda\0\0",
+            ),
+        ] {
+            let encoded = super::event(&event).encode();
+            assert_eq!(String::from_utf8_lossy(&encoded), String::from_utf8_lossy(bytes));
+        }
+    }
+}

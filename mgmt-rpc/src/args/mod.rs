@@ -1,0 +1,14 @@
+//! Arguments and payloads of calls: the grammar of each, with the exact words for what breaks it.
+//!
+//! Nothing here looks at what exists; names of VMs, labels and pools stay texts until a handler looks them
+//! up, so that "malformed" and "does not exist" can be one answer where they must be.
+
+pub mod create;
+pub mod device;
+pub mod property;
+pub mod shutdown;
+
+pub use create::{Create, CreateInPool, NewVm, Pools, VolumePool};
+pub use device::{BadDevice, Device, Port};
+pub use property::PropertyText;
+pub use shutdown::ShutdownOptions;

@@ -1,0 +1,92 @@
+//! `mgmt`: the management API on the command line.
+//!
+//! Exit codes: 0 done; 1 the daemon answered with an exception, or refused without a word; 2 usage; 3 the
+//! daemon could not be reached, or the connection, the input or the output failed on the way.
+#![forbid(unsafe_code)]
+
+mod call;
+mod device;
+mod events;
+mod info;
+mod output;
+mod pool;
+mod property;
+mod vm;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use mgmt_rpc::client::Client;
+use mgmt_rpc::config::client_socket;
+
+use self::output::{Exit, Format, Shell};
+
+/// Manages the VMs of a Qubes-style system.
+#[derive(Parser)]
+#[command(version, subcommand_required = true)]
+struct Arguments {
+    /// The daemon's socket; else MGMT_SOCKET of the environment, else /run/mgmtd/mgmtd.sock
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// The VM to call as
+    #[arg(long, value_name = "VM", global = true, default_value = "dom0")]
+    source: String,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Subcommand)]
+enum Noun {
+    /// Make any call; the payload is read from standard input, the answer's content goes to standard output
+    Call(call::Arguments),
+    /// VMs and their lives
+    #[command(subcommand)]
+    Vm(vm::Verb),
+    /// Properties of VMs
+    #[command(subcommand)]
+    Property(property::Verb),
+    /// Block devices of VMs
+    #[command(subcommand)]
+    Device(device::Verb),
+    /// Storage pools
+    #[command(subcommand)]
+    Pool(pool::Verb),
+    /// Print events as they happen
+    Events(events::Arguments),
+    /// What the daemon is and what it runs on
+    Info,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let shell = Shell {
+        client: Client::new(arguments.socket.unwrap_or_else(client_socket)).with_source(arguments.source),
+        format: if arguments.json { Format::Json } else { Format::Text },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let exit = match runtime {
+        Ok(runtime) => runtime.block_on(run(&shell, arguments.noun)),
+        Err(error) => Err(Exit::failed(&error)),
+    };
+    let code = match exit {
+        Ok(()) => 0,
+        Err(exit) => exit.report(),
+    };
+    // Not by returning: a read of standard input that nobody waits for any more would be waited for.
+    std::process::exit(code);
+}
+
+async fn run(shell: &Shell, noun: Noun) -> Result<(), Exit> {
+    match noun {
+        Noun::Call(arguments) => call::run(shell, &arguments).await,
+        Noun::Vm(verb) => vm::run(shell, verb).await,
+        Noun::Property(verb) => property::run(shell, verb).await,
+        Noun::Device(verb) => device::run(shell, verb).await,
+        Noun::Pool(verb) => pool::run(shell, verb).await,
+        Noun::Events(arguments) => events::run(shell, &arguments).await,
+        Noun::Info => info::run(shell).await,
+    }
+}

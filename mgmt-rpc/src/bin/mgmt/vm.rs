@@ -1,0 +1,129 @@
+//! `mgmt vm …`
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use mgmt_rpc::client::Call;
+
+use crate::output::{Exit, Shell};
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// List all VMs, or one
+    List {
+        /// The VM
+        #[arg(default_value = "dom0", hide_default_value = true)]
+        vm: String,
+    },
+    /// Create a VM
+    Create(Create),
+    /// Create a template from the image of its root volume
+    CreateTemplate {
+        /// The new template's name
+        name: String,
+        /// The image; standard input where it is not given
+        image: Option<PathBuf>,
+    },
+    /// Start VMs, one after the other
+    Start(Vms),
+    /// Ask VMs to shut down
+    Shutdown(Vms),
+    /// Pause VMs
+    Pause(Vms),
+    /// Let paused VMs go on
+    Unpause(Vms),
+    /// End VMs at once
+    Kill(Vms),
+    /// Remove VMs with their volumes
+    Remove(Vms),
+}
+
+#[derive(Args)]
+pub(crate) struct Create {
+    /// The new VM's name
+    name: String,
+    /// Its class
+    #[arg(long, default_value = "AppVM")]
+    class: String,
+    /// What it is based on
+    #[arg(long, value_name = "VM", default_value = "")]
+    template: String,
+    /// Its label
+    #[arg(long)]
+    label: String,
+    /// The pool for its volumes, or VOLUME=POOL for one of them
+    #[arg(long, value_name = "[VOLUME=]POOL")]
+    pool: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Vms {
+    /// The VMs
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+}
+
+pub(crate) async fn run(shell: &Shell, verb: Verb) -> Result<(), Exit> {
+    match verb {
+        Verb::List { vm } => list(shell, &vm).await,
+        Verb::Create(create) => create.run(shell).await,
+        Verb::CreateTemplate { name, image } => create_template(shell, &name, image.as_deref()).await,
+        Verb::Start(vms) => each(shell, "mgmt.vm.Start", &vms).await,
+        Verb::Shutdown(vms) => each(shell, "mgmt.vm.Shutdown", &vms).await,
+        Verb::Pause(vms) => each(shell, "mgmt.vm.Pause", &vms).await,
+        Verb::Unpause(vms) => each(shell, "mgmt.vm.Unpause", &vms).await,
+        Verb::Kill(vms) => each(shell, "mgmt.vm.Kill", &vms).await,
+        Verb::Remove(vms) => each(shell, "mgmt.vm.Remove", &vms).await,
+    }
+}
+
+async fn list(shell: &Shell, vm: &str) -> Result<(), Exit> {
+    let content = shell.ask(Call::new("mgmt.vm.List", vm), b"").await?;
+    let rows: Vec<_> = content.lines().map(row).collect();
+    shell.rows(&["name", "class", "state"], &rows)
+}
+
+/// `NAME class=C state=S`, maybe with more keys.
+fn row(line: &str) -> Vec<String> {
+    let mut words = line.split(' ');
+    let name = words.next().unwrap_or_default();
+    let pairs: Vec<_> = words.filter_map(|word| word.split_once('=')).collect();
+    let value = |key: &str| pairs.iter().find(|pair| pair.0 == key).map_or("", |pair| pair.1);
+    [name, value("class"), value("state")].map(str::to_owned).to_vec()
+}
+
+impl Create {
+    async fn run(&self, shell: &Shell) -> Result<(), Exit> {
+        let call = if self.pool.is_empty() { "Create" } else { "CreateInPool" };
+        let method = format!("mgmt.vm.{call}.{}", self.class);
+        let mut payload = format!("name={} label={}", self.name, self.label);
+        for pool in &self.pool {
+            match pool.split_once('=') {
+                Some((volume, pool)) => payload.push_str(&format!(" pool:{volume}={pool}")),
+                None => payload.push_str(&format!(" pool={pool}")),
+            }
+        }
+        shell.tell(Call::new(&method, "dom0").with(&self.template), payload.as_bytes()).await
+    }
+}
+
+async fn create_template(shell: &Shell, name: &str, image: Option<&Path>) -> Result<(), Exit> {
+    let call = Call::new("mgmt.vm.CreateTemplate", "dom0").with(name);
+    let content = match image {
+        None => shell.send(call, tokio::io::stdin()).await?,
+        Some(path) => {
+            let image = tokio::fs::File::open(path).await;
+            let image = image.map_err(|error| Exit::Usage(format!("{}: {error}", path.display())))?;
+            shell.send(call, image).await?
+        }
+    };
+    shell.lines(&content)
+}
+
+/// Makes a call for each; the first that fails ends it.
+async fn each(shell: &Shell, method: &str, vms: &Vms) -> Result<(), Exit> {
+    for vm in &vms.vms {
+        shell.tell(Call::new(method, vm), b"").await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The calls, by family: each a row that says what is the same for all who make it, and a function of a few
+//! lines that calls the library.
+
+mod app;
+mod block;
+mod event;
+mod label;
+mod pool;
+mod power;
+mod property;
+mod vm;
+
+use std::sync::Arc;
+
+use libvirt_qubes::ids::VmName;
+use libvirt_qubes::qubes::{Host, HostError};
+
+use crate::cx::{Cx, Directory};
+use crate::failure::Failure;
+use crate::refused::{self, Causes, Reader};
+use crate::table::{Row, Table, distinct};
+use crate::wire::VmRef;
+
+/// All rows.
+const FAMILIES: &[&[Row<Host>]] =
+    &[vm::ROWS, power::ROWS, label::ROWS, property::ROWS, pool::ROWS, block::ROWS, event::ROWS, app::ROWS];
+
+const _: () = assert!(distinct(FAMILIES), "a call is in the table twice");
+
+/// The table of all calls.
+pub fn table() -> Table<Host> {
+    Table::new(FAMILIES)
+}
+
+impl Directory for Host {
+    fn find(&self, vm: &VmRef) -> Option<VmName> {
+        let seen = self.snapshot();
+        match vm {
+            VmRef::Name(name) => seen.model.vm_named(name.as_str()).map(|vm| vm.name.clone()),
+            VmRef::Uuid(uuid) => seen.model.vm(*uuid).map(|vm| vm.name.clone()),
+        }
+    }
+}
+
+/// What a handler does with the library's failure.
+trait OrFail<T> {
+    /// The exception for it, without names that the caller may not see.
+    fn or_fail(self, cx: &Cx<Host>) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<HostError>> OrFail<T> for Result<T, E> {
+    fn or_fail(self, cx: &Cx<Host>) -> Result<T, Failure> {
+        let causes = if cx.source.is_dom0() { Causes::Told } else { Causes::Hidden };
+        let reader = Reader { causes, sees: &|vm| cx.sees(vm) };
+        self.map_err(|error| refused::failure(error.into(), reader))
+    }
+}
+
+/// The host of a call, to call what runs on as a task of its own.
+fn host(cx: &Cx<Host>) -> &Arc<Host> {
+    &cx.host
+}

@@ -1,0 +1,614 @@
+//! The one place where a failure of the library becomes an exception of the wire.
+//!
+//! The matches have no catch-all: a new refusal does not compile until somebody decides what clients see.
+//! Classes and texts are the deployed daemon's (a reason may follow where it gives none). Names of other VMs
+//! are left out where the caller may not see them.
+
+use libvirt_qubes::ids::VmName;
+use libvirt_qubes::qubes::{HostError, Owner, Refusal, User, ValueRule, Verb, VmClass};
+use libvirt_qubes::{Error, Kind, Op};
+
+use crate::failure::Failure;
+use crate::wire::exception::quoted;
+use crate::wire::{Class, Exception};
+
+/// Who is told.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    /// How much of an error's causes, which can name files of dom0.
+    pub causes: Causes,
+    /// Whether it may know of a VM.
+    pub sees: Sees<'a>,
+}
+
+/// Whether a VM may be known of.
+type Sees<'a> = &'a dyn Fn(&VmName) -> bool;
+
+/// How much is told of what an error follows from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Causes {
+    /// The whole chain: to dom0.
+    Told,
+    /// The operation, its object and the kind of error alone.
+    Hidden,
+}
+
+/// The exception for a failure, as this reader is told of it.
+pub fn failure(error: HostError, reader: Reader<'_>) -> Failure {
+    match error {
+        HostError::Refused(refusal) => refused(refusal, reader.sees),
+        HostError::Failed(error) => failed(&error, reader.causes),
+        HostError::Step { vm, step, error } => step_failed(&vm, &step, &error, reader.causes),
+        HostError::Limit { name, value } => crate::failure::limit_reached(name, value).into(),
+        HostError::Bug => Failure::internal("a change to the model panicked; the log has the place"),
+    }
+}
+
+/// An error outside any operation on a VM.
+fn failed(error: &Error, causes: Causes) -> Failure {
+    match class_of(error) {
+        Some(class) => Exception::plain(class, words(error, causes)).into(),
+        None => Failure::internal(error.clone()),
+    }
+}
+
+/// A step of a Start failed: which, on what, and the telling line of what is below.
+fn step_failed(vm: &VmName, step: &str, error: &Error, causes: Causes) -> Failure {
+    let Some(class) = class_of(error) else {
+        return Failure::internal(error.clone());
+    };
+    if class == Class::QubesMemoryError {
+        let fields = [quoted(vm.as_str()), words(error, causes)];
+        return Exception::new(class, "Not enough memory to start domain %s: %s", fields).into();
+    }
+    let fields = [step.to_owned(), quoted(vm.as_str()), words(error, causes)];
+    Exception::new(class, "Start failed: step '%s' of %s: %s", fields).into()
+}
+
+fn words(error: &Error, causes: Causes) -> String {
+    match causes {
+        Causes::Told => error.report(),
+        Causes::Hidden => error.to_string(),
+    }
+}
+
+/// The class of an error of the lower layer; `None` where it is a matter of the daemon alone.
+fn class_of(error: &Error) -> Option<Class> {
+    match error.op() {
+        Op::Store => None,
+        Op::SetupPool
+        | Op::CreateVolume
+        | Op::RemoveVolume
+        | Op::VerifyVolume
+        | Op::StartVolume
+        | Op::StopVolume
+        | Op::ImportVolume
+        | Op::ExportVolume
+        | Op::ResizeVolume
+        | Op::RevertVolume
+        | Op::InspectStorage
+        | Op::ReadKernel => Some(Class::StoragePoolException),
+        Op::OpenHypervisor
+        | Op::ListDomains
+        | Op::CreateDomain
+        | Op::PauseDomain
+        | Op::UnpauseDomain
+        | Op::ShutdownDomain
+        | Op::DestroyDomain
+        | Op::WatchDomain
+        | Op::AttachDisk
+        | Op::DetachDisk
+        | Op::ListDevices
+        | Op::HostInfo
+        | Op::Xenstore
+        | Op::Recover
+        | Op::LoopDevice => Some(match error.kind() {
+            Kind::NoMemory => Class::QubesMemoryError,
+            Kind::TimedOut if error.op() == Op::ShutdownDomain => Class::QubesVMShutdownTimeoutError,
+            Kind::NotFound
+            | Kind::AlreadyExists
+            | Kind::Busy
+            | Kind::Invalid
+            | Kind::Unsupported
+            | Kind::Denied
+            | Kind::NoSpace
+            | Kind::TimedOut
+            | Kind::Cancelled
+            | Kind::Unavailable
+            | Kind::Io
+            | Kind::Corrupt
+            | Kind::Backend => Class::QubesException,
+        }),
+    }
+}
+
+fn exception<const N: usize>(class: Class, format: &'static str, fields: [String; N]) -> Exception {
+    Exception::new(class, format, fields)
+}
+
+fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
+    let plain = |class, text: &str| Exception::plain(class, text);
+    let names = |names: &mut dyn Iterator<Item = &VmName>| {
+        names.filter(|name| sees(name)).map(VmName::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let made = match refusal {
+        Refusal::NoSuchVm { name } => return Failure::no_such_domain(name.as_str()),
+        Refusal::NoSuchUuid { uuid } => return Failure::no_such_domain(&format!("uuid:{uuid}")),
+        Refusal::SetAside { name, reason } => {
+            let format = "The stored settings of %s are damaged: %s; `mgmtd doctor` shows and repairs them";
+            exception(Class::QubesVMError, format, [quoted(&name), reason])
+        }
+        Refusal::VmExists { name } => {
+            exception(Class::QubesVMAlreadyExistsError, "Qube already exists: %s", [name.to_string()])
+        }
+        Refusal::NoFreeQid => plain(Class::QubesException, "No free qube id"),
+        Refusal::OperationPending { vm } => {
+            exception(Class::QubesVMError, "Another operation on %s is under way", [quoted(vm.as_str())])
+        }
+        Refusal::ClassHasNoTemplate { class } => {
+            exception(Class::ProtocolError, "%s cannot be based on template", [class.to_string()])
+        }
+        Refusal::ClassNotCreatable { class } => exception(
+            Class::QubesPropertyValueError,
+            "There is one %s, and it exists from the start: no other can be created",
+            [class.to_string()],
+        ),
+        Refusal::NoTemplate => {
+            plain(Class::QubesValueError, "Template for the qube not specified, nor default template set.")
+        }
+        Refusal::WrongClass { vm, class, expected } => exception(
+            Class::QubesPropertyValueError,
+            "wrong VM class: domains[%s] is of type %s and not %s",
+            [quoted(vm.as_str()), class.to_string(), expected.to_string()],
+        ),
+        Refusal::NotDisposableTemplate { template } => exception(
+            Class::QubesValueError,
+            "template for disposable (%s) needs to be an AppVM with template_for_dispvms=True",
+            [template.to_string()],
+        ),
+        Refusal::TemplateNotDisposable { .. } => plain(
+            Class::QubesPropertyValueError,
+            "template for disposable must have template_for_dispvms=True",
+        ),
+        Refusal::NoSuchVolume { vm, .. } => {
+            let fields = [quoted(&format!("{vm} volumes"))];
+            return Failure::Absent(exception(Class::PermissionDenied, "Argument not in %s", fields));
+        }
+
+        Refusal::LabelNotFound { label } => {
+            exception(Class::QubesLabelNotFoundError, "Label does not exist: %s", [label])
+        }
+        Refusal::LabelExists { label } => {
+            exception(Class::QubesLabelInUseError, "Label is still in use: %s", [quoted(label.as_str())])
+        }
+        Refusal::LabelInUse { label, by } => {
+            let by = names(&mut by.iter());
+            let label = quoted(label.as_str());
+            if by.is_empty() {
+                exception(Class::QubesLabelInUseError, "Label is still in use: %s", [label])
+            } else {
+                exception(Class::QubesLabelInUseError, "Label is still in use: %s, by %s", [label, by])
+            }
+        }
+        Refusal::LabelBuiltIn { .. } => plain(Class::ProtocolError, "Can only remove custom labels"),
+
+        Refusal::PoolNotFound { .. } => {
+            return Failure::Absent(plain(Class::PermissionDenied, "Argument not in 'pools'"));
+        }
+        Refusal::UnknownPool { pool } => {
+            let unknown = exception(Class::QubesException, "Unknown storage pool %s", [pool.to_string()]);
+            return Failure::Absent(unknown);
+        }
+        Refusal::PoolExists { pool } => {
+            exception(Class::QubesPoolInUseError, "Storage pool is in use: %s", [quoted(pool.as_str())])
+        }
+        Refusal::PoolInUse { pool, volumes_of, defaults } => {
+            let mut reasons: Vec<String> = defaults.iter().map(|key| format!("set as {key}")).collect();
+            let owners = names(&mut volumes_of.iter());
+            if !owners.is_empty() {
+                reasons.push(format!("volumes of {owners}"));
+            }
+            if reasons.is_empty() {
+                reasons.push(quoted(pool.as_str()));
+            }
+            exception(Class::QubesPoolInUseError, "Storage pool is in use: %s", [reasons.join("; ")])
+        }
+        Refusal::SnapshotPool { volume, pool } => exception(
+            Class::QubesException,
+            "Snapshot volume %s must be in the same pool as its origin (%s volume of template),cannot move to pool %s ",
+            [volume.to_string(), volume.to_string(), pool.to_string()],
+        ),
+        Refusal::NoDefaultPool => plain(
+            Class::QubesException,
+            "No storage pool was named and no default is set: set the property 'default_pool'",
+        ),
+        Refusal::VolumeNameTaken { pool, vid } => {
+            exception(Class::StoragePoolException, "Volume exists: %s in pool %s", [vid, pool.to_string()])
+        }
+
+        Refusal::RemoveDom0 => plain(Class::QubesVMInUseError, "'dom0' cannot be removed"),
+        Refusal::InstalledByPackageManager { vm } => {
+            exception(Class::QubesVMInUseError, "VM installed by package manager: %s", [vm.to_string()])
+        }
+        Refusal::InUse { vm, by } => {
+            let format = "Domain is in use: %s;  see 'journalctl -u qubesd -e' in dom0 for details%s";
+            let by = users(&by, sees);
+            let reason = if by.is_empty() { by } else { format!("; used by {by}") };
+            exception(Class::QubesVMInUseError, format, [quoted(vm.as_str()), reason])
+        }
+        Refusal::DevicesAssigned { ports, .. } => exception(
+            Class::QubesVMInUseError,
+            "VM has devices assigned to other VMs: %s",
+            [ports.join(", ")],
+        ),
+
+        Refusal::NotHalted { vm } => {
+            exception(Class::QubesVMNotHaltedError, "Domain is not powered off: %s", [quoted(vm.as_str())])
+        }
+        Refusal::NotStarted { vm } => {
+            exception(Class::QubesVMNotStartedError, "Domain is powered off: %s", [quoted(vm.as_str())])
+        }
+        Refusal::NotRunning { vm } => exception(
+            Class::QubesVMNotRunningError,
+            "Domain not running (either powered off or paused): %s",
+            [quoted(vm.as_str())],
+        ),
+        Refusal::NotPaused { vm } => {
+            exception(Class::QubesVMNotPausedError, "Domain is not paused: %s", [quoted(vm.as_str())])
+        }
+        Refusal::NoLifecycle { vm, class, verb } => no_lifecycle(&vm, class, verb),
+        Refusal::ClientsRunning { clients, .. } => exception(
+            Class::QubesVMInUseError,
+            "There are other VMs connected to this VM%s",
+            [after_colon(names(&mut clients.iter()))],
+        ),
+        Refusal::ShutdownTimeout { vm } => exception(
+            Class::QubesVMShutdownTimeoutError,
+            "Domain shutdown timed out: %s",
+            [quoted(vm.as_str())],
+        ),
+        Refusal::StartProhibited { rationale, .. } => {
+            exception(Class::QubesException, "Qube start is prohibited. Rationale: %s", [rationale])
+        }
+        Refusal::RestoreInProgress { .. } => {
+            plain(Class::QubesVMError, "Restore of this domain in progress, cannot start")
+        }
+        Refusal::NoKernel { vm } => exception(
+            Class::QubesException,
+            "Start failed: property 'kernel' of %s is empty, and this hypervisor boots no VM without a kernel: \
+             set it, or the global 'default_kernel'",
+            [quoted(vm.as_str())],
+        ),
+
+        Refusal::NoSuchProperty { property, of } => {
+            let of = match of {
+                Owner::System => "Qubes".to_owned(),
+                Owner::Vm(vm) => vm.to_string(),
+            };
+            exception(Class::QubesNoSuchPropertyError, "Invalid property %s of %s", [quoted(&property), of])
+        }
+        Refusal::PropertyReadOnly { property, class } => exception(
+            Class::QubesPropertyValueError,
+            "property %s on %s instance cannot be set",
+            [quoted(property), class.map_or_else(|| "Qubes".to_owned(), |class| class.to_string())],
+        ),
+        Refusal::PropertyWriteOnce { property } => {
+            exception(Class::QubesPropertyValueError, "Property %s cannot be changed", [quoted(property)])
+        }
+        Refusal::PropertyWithoutDefault { property } => exception(
+            Class::QubesPropertyValueError,
+            "Property %s has no default to go back to: set another value instead",
+            [quoted(property)],
+        ),
+        Refusal::TemplateReset { default: Some(default) } if sees(&default) => exception(
+            Class::QubesValueError,
+            "Cannot unset template. You can set it to the current default (%s) instead",
+            [default.to_string()],
+        ),
+        Refusal::TemplateReset { default: _ } => plain(Class::QubesValueError, "Cannot unset template."),
+        Refusal::PropertyValue { rule, text, .. } => plain(
+            match rule {
+                ValueRule::Type => Class::QubesValueError,
+                ValueRule::Property => Class::QubesPropertyValueError,
+            },
+            &text,
+        ),
+        Refusal::VmRequired { property } => {
+            exception(Class::QubesPropertyValueError, "Property %s cannot be None", [quoted(property)])
+        }
+        Refusal::ReferenceNotFound { property, name } => exception(
+            Class::QubesPropertyValueError,
+            "Can't set %s to non-existing qube %s",
+            [property.to_owned(), name.to_string()],
+        ),
+        Refusal::TemplateWhileRunning { .. } => {
+            plain(Class::QubesVMNotHaltedError, "Cannot change template while qube is running")
+        }
+        Refusal::TemplateWhileDisposablesRun { disposables, .. } => exception(
+            Class::QubesVMInUseError,
+            "Cannot change template while disposables based on the qube run%s",
+            [after_colon(names(&mut disposables.iter()))],
+        ),
+        Refusal::PropertyWhileRunning { property, .. } => exception(
+            Class::QubesVMNotHaltedError,
+            "Cannot change %s while qube is running",
+            [property.to_owned()],
+        ),
+        Refusal::ProvidesNoNetwork { netvm } => {
+            exception(Class::QubesValueError, "The %s qube does not provide network", [netvm.to_string()])
+        }
+        Refusal::NetworkLoop => plain(Class::QubesValueError, "Loops in network are unsupported"),
+        Refusal::DefaultNetworkLoop { vm } if sees(&vm) => {
+            exception(Class::QubesPropertyValueError, "Network loop on %s", [quoted(vm.as_str())])
+        }
+        Refusal::DefaultNetworkLoop { vm: _ } => plain(Class::QubesPropertyValueError, "Network loop"),
+        Refusal::NetvmHalted { netvm } => exception(
+            Class::QubesVMNotStartedError,
+            "Cannot dynamically attach to stopped qube %s",
+            [netvm.to_string()],
+        ),
+        Refusal::NetworkStillUsed { by } => exception(
+            Class::QubesValueError,
+            "The qube is still used by other qubes, change theirs 'netvm' first%s",
+            [after_colon(names(&mut by.iter()))],
+        ),
+        Refusal::NotForDisposables { property, of, target } => {
+            let of = match of {
+                Owner::System => "system".to_owned(),
+                Owner::Vm(vm) => format!("qube {}", quoted(vm.as_str())),
+            };
+            exception(
+                Class::QubesPropertyValueError,
+                "Cannot set invalid property to %s, %s %s has template_for_dispvms set to False",
+                [of, property.to_owned(), quoted(target.as_str())],
+            )
+        }
+        Refusal::DisposableTemplateOfSystem { properties } => exception(
+            Class::QubesVMInUseError,
+            "Cannot change template_for_dispvms to False while it is in use by the system by any of these \
+             properties: %s",
+            [properties.join(", ")],
+        ),
+        Refusal::DisposableTemplateOfVms { by } => exception(
+            Class::QubesVMInUseError,
+            "Cannot change template_for_dispvms to False while it is the disposable template of a qube by any of \
+             these properties: default_dispvm, management_dispvm, template%s",
+            [after_colon(users(&by, sees))],
+        ),
+        Refusal::KernelNotInstalled { kernel } => {
+            exception(Class::QubesPropertyValueError, "Kernel %s not installed", [quoted(&kernel)])
+        }
+        Refusal::KernelWithoutImage { kernel } => exception(
+            Class::QubesPropertyValueError,
+            "Kernel %s not properly installed: missing 'vmlinuz' file",
+            [quoted(&kernel)],
+        ),
+        Refusal::NoSuchPool { .. } => plain(Class::QubesPropertyValueError, "No such storage pool"),
+
+        Refusal::AttachToHalted { .. } => plain(
+            Class::QubesVMNotRunningError,
+            "VM not running, cannot attach device, do you mean `assign`?",
+        ),
+        Refusal::UnknownDevice { class } => {
+            exception(Class::ProtocolError, "Cannot attach ambiguous %s device.", [class.to_owned()])
+        }
+        Refusal::DeviceAlreadyAttached { class, device, vm } => exception(
+            Class::DeviceAlreadyAttached,
+            "'device %s of class %s already attached to %s'",
+            [device, class.to_owned(), vm.to_string()],
+        ),
+        Refusal::DeviceAttachedElsewhere { device, vm } => {
+            let holder = if sees(&vm) { vm.to_string() } else { "another qube".to_owned() };
+            exception(Class::DeviceAlreadyAttached, "'Device %s already attached to %s'", [device, holder])
+        }
+        Refusal::DeviceNotAttached { class, port, vm } => exception(
+            Class::DeviceNotAssigned,
+            "'%s device %s not attached to %s'",
+            [class.to_owned(), port, vm.to_string()],
+        ),
+        Refusal::BackendHalted { backend } => exception(
+            Class::QubesVMNotRunningError,
+            "Domain %s needs to be running to attach device from it",
+            [backend.to_string()],
+        ),
+        Refusal::DeviceOption { text } => plain(Class::QubesValueError, &text),
+        Refusal::NoDevices { .. } => plain(Class::QubesException, "This qube doesn't support devices"),
+    };
+    made.into()
+}
+
+/// What follows a sentence, if there is anything.
+fn after_colon(names: String) -> String {
+    if names.is_empty() { names } else { format!(": {names}") }
+}
+
+fn no_lifecycle(vm: &VmName, class: VmClass, verb: Verb) -> Exception {
+    let word = match verb {
+        Verb::Start => "start",
+        Verb::Kill => "kill",
+        Verb::Suspend => "suspend",
+        Verb::Shutdown | Verb::Pause | Verb::Unpause => {
+            return Exception::new(
+                Class::QubesVMError,
+                "Not possible for a VM of class %s: %s",
+                [class.to_string(), quoted(vm.as_str())],
+            );
+        }
+    };
+    let text = match class {
+        VmClass::AdminVm => format!("Cannot {word} Dom0 fake domain!"),
+        VmClass::RemoteVm
+        | VmClass::AppVm
+        | VmClass::DispVm
+        | VmClass::StandaloneVm
+        | VmClass::TemplateVm => {
+            format!("Cannot {word} a {class}.")
+        }
+    };
+    let class = if verb == Verb::Start { Class::QubesVMNotHaltedError } else { Class::QubesVMError };
+    Exception::plain(class, text)
+}
+
+/// `work (template), mail (netvm), system (default_netvm)`, those that the caller sees.
+fn users<'a>(by: impl IntoIterator<Item = &'a User>, sees: Sees<'_>) -> String {
+    let mut words = Vec::new();
+    for user in by {
+        match &user.owner {
+            Owner::System => words.push(format!("system ({})", user.property)),
+            Owner::Vm(vm) if sees(vm) => words.push(format!("{vm} ({})", user.property)),
+            Owner::Vm(_) => {}
+        }
+    }
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn told(refusal: Refusal, sees: &[&str]) -> (String, String) {
+        let sees = |vm: &VmName| sees.contains(&vm.as_str());
+        match failure(refusal.into(), Reader { causes: Causes::Hidden, sees: &sees }) {
+            Failure::Exception(exception) | Failure::Absent(exception) => {
+                (exception.class().to_owned(), exception.message())
+            }
+            Failure::Denied | Failure::Internal(_) => panic!("not told"),
+        }
+    }
+
+    fn vm(name: &str) -> VmName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn refusals_have_the_words_of_the_document() {
+        let w = || vm("work");
+        for (refusal, class, message) in [
+            (Refusal::NoSuchVm { name: w() }, "QubesVMNotFoundError", "No such domain: 'work'"),
+            (Refusal::VmExists { name: w() }, "QubesVMAlreadyExistsError", "Qube already exists: work"),
+            (Refusal::NotHalted { vm: w() }, "QubesVMNotHaltedError", "Domain is not powered off: 'work'"),
+            (Refusal::NotStarted { vm: w() }, "QubesVMNotStartedError", "Domain is powered off: 'work'"),
+            (
+                Refusal::NotRunning { vm: w() },
+                "QubesVMNotRunningError",
+                "Domain not running (either powered off or paused): 'work'",
+            ),
+            (Refusal::NotPaused { vm: w() }, "QubesVMNotPausedError", "Domain is not paused: 'work'"),
+            (
+                Refusal::NoLifecycle { vm: vm("dom0"), class: VmClass::AdminVm, verb: Verb::Pause },
+                "QubesVMError",
+                "Not possible for a VM of class AdminVM: 'dom0'",
+            ),
+            (
+                Refusal::NoLifecycle { vm: vm("dom0"), class: VmClass::AdminVm, verb: Verb::Start },
+                "QubesVMNotHaltedError",
+                "Cannot start Dom0 fake domain!",
+            ),
+            (Refusal::RemoveDom0, "QubesVMInUseError", "'dom0' cannot be removed"),
+            (
+                Refusal::ClassHasNoTemplate { class: VmClass::TemplateVm },
+                "ProtocolError",
+                "TemplateVM cannot be based on template",
+            ),
+            (
+                Refusal::WrongClass { vm: w(), class: VmClass::AppVm, expected: VmClass::TemplateVm },
+                "QubesPropertyValueError",
+                "wrong VM class: domains['work'] is of type AppVM and not TemplateVM",
+            ),
+            (
+                Refusal::NoSuchProperty { property: "it's".into(), of: Owner::Vm(w()) },
+                "QubesNoSuchPropertyError",
+                "Invalid property \"it's\" of work",
+            ),
+            (
+                Refusal::NoSuchProperty { property: "p".into(), of: Owner::System },
+                "QubesNoSuchPropertyError",
+                "Invalid property 'p' of Qubes",
+            ),
+            (
+                Refusal::PropertyReadOnly { property: "xid", class: Some(VmClass::AppVm) },
+                "QubesPropertyValueError",
+                "property 'xid' on AppVM instance cannot be set",
+            ),
+            (
+                Refusal::PropertyValue {
+                    property: "memory",
+                    rule: ValueRule::Type,
+                    text: "100% wrong".into(),
+                },
+                "QubesValueError",
+                "100% wrong",
+            ),
+            (
+                Refusal::SnapshotPool { volume: "root".parse().unwrap(), pool: "p".parse().unwrap() },
+                "QubesException",
+                "Snapshot volume root must be in the same pool as its origin (root volume of template),cannot \
+                 move to pool p ",
+            ),
+            (
+                Refusal::DeviceAlreadyAttached { class: "block", device: "a:b:c".into(), vm: w() },
+                "DeviceAlreadyAttached",
+                "'device a:b:c of class block already attached to work'",
+            ),
+            (Refusal::PoolNotFound { pool: "p".into() }, "PermissionDenied", "Argument not in 'pools'"),
+        ] {
+            assert_eq!(told(refusal, &[]), (class.to_owned(), message.to_owned()));
+        }
+    }
+
+    #[test]
+    fn only_vms_that_the_source_may_see_are_named_and_the_others_are_not_counted() {
+        let clients: BTreeSet<_> = [vm("a"), vm("b"), vm("c")].into();
+        let refusal = || Refusal::ClientsRunning { vm: vm("net"), clients: clients.clone() };
+        let sentence = "There are other VMs connected to this VM";
+        assert_eq!(told(refusal(), &["c", "a"]).1, format!("{sentence}: a, c"));
+        assert_eq!(told(refusal(), &[]).1, sentence);
+        let by = |owner| User { owner, property: "netvm" };
+        let users = || [by(Owner::Vm(vm("a"))), by(Owner::Vm(vm("b")))].into();
+        let in_use = "Domain is in use: 'net';  see 'journalctl -u qubesd -e' in dom0 for details";
+        let refusal = || Refusal::InUse { vm: vm("net"), by: users() };
+        assert_eq!(told(refusal(), &[]).1, in_use);
+        assert_eq!(told(refusal(), &["b"]).1, format!("{in_use}; used by b (netvm)"));
+        let elsewhere = || Refusal::DeviceAttachedElsewhere { device: "d".into(), vm: vm("a") };
+        assert_eq!(told(elsewhere(), &["a"]).1, "'Device d already attached to a'");
+        assert_eq!(told(elsewhere(), &[]).1, "'Device d already attached to another qube'");
+    }
+
+    #[test]
+    fn causes_are_for_dom0_and_errors_of_the_store_for_the_log() {
+        let error = |op| Error::new(Kind::NoSpace, op, "work").because("/srv/pool is full");
+        let everybody = |_: &VmName| true;
+        let tell = |causes, error: HostError| match failure(error, Reader { causes, sees: &everybody }) {
+            Failure::Exception(exception) => exception.to_string(),
+            other @ (Failure::Absent(_) | Failure::Denied | Failure::Internal(_)) => format!("{other:?}"),
+        };
+        let step =
+            |op| HostError::Step { vm: vm("work"), step: "private volume".to_owned(), error: error(op) };
+        assert_eq!(
+            tell(Causes::Told, step(Op::StartVolume)),
+            "StoragePoolException: Start failed: step 'private volume' of 'work': start volume work: no space left: \
+             /srv/pool is full"
+        );
+        assert_eq!(
+            tell(Causes::Hidden, error(Op::CreateDomain).into()),
+            "QubesException: create domain work: no space left"
+        );
+        let memory = HostError::Step {
+            vm: vm("work"),
+            step: "build the domain".to_owned(),
+            error: Error::new(Kind::NoMemory, Op::CreateDomain, "work"),
+        };
+        assert!(
+            tell(Causes::Told, memory)
+                .starts_with("QubesMemoryError: Not enough memory to start domain 'work': ")
+        );
+        let corrupt = Error::new(Kind::Corrupt, Op::Store, "mgmtd.db");
+        assert!(tell(Causes::Told, corrupt.into()).starts_with("Internal("));
+        assert_eq!(
+            tell(Causes::Told, HostError::Limit { name: "operations_per_vm", value: 16 }),
+            "QubesException: limit reached: operations_per_vm = 16"
+        );
+    }
+}

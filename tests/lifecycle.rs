@@ -1,0 +1,529 @@
+//! The life of VMs through the socket: the real daemon on the simulator, with real storage.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use mgmt_tests::{Answer, Daemon, Socket, Start};
+
+/// Everything that lies below a folder, by its path in it.
+fn files(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn pool(daemon: &Daemon) -> PathBuf {
+    daemon.state().join("varlibqubes")
+}
+
+/// What only a running VM has: working copies, snapshots, unfinished steps.
+fn left_over(daemon: &Daemon) -> Vec<String> {
+    let working = |name: &String| {
+        name.contains("dirty") || name.contains('~') || name.contains("import") || name.contains("volatile")
+    };
+    files(&pool(daemon)).into_iter().filter(working).collect()
+}
+
+fn template(daemon: &Daemon) {
+    assert_eq!(daemon.call("mgmt.vm.CreateTemplate", "dom0", "base", b"a root image").ok(), "");
+}
+
+fn create(daemon: &Daemon, name: &str) {
+    let payload = format!("name={name} label=red");
+    assert_eq!(daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", payload.as_bytes()).ok(), "");
+}
+
+fn state(daemon: &Daemon, name: &str) -> String {
+    let line = daemon.call("mgmt.vm.List", name, "", b"").ok();
+    line.trim_end().rsplit_once("state=").unwrap().1.to_owned()
+}
+
+fn start(daemon: &Daemon, name: &str) {
+    assert_eq!(daemon.call("mgmt.vm.Start", name, "", b"").ok(), "");
+}
+
+/// Waits for what events cannot be awaited for, by asking; the answers themselves wait for nothing.
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if is() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("this did not happen: {what}");
+}
+
+fn in_background(socket: &Socket, method: &'static str, vm: &'static str) -> std::thread::JoinHandle<Answer> {
+    let socket = socket.clone();
+    std::thread::spawn(move || socket.call(method, vm, "", b""))
+}
+
+#[test]
+fn a_slow_start_delays_no_read_and_no_other_start() {
+    let script = "[[rule]]\nvm = 'slow'\nstep = 'create'\ndelay_ms = 2000\n";
+    let daemon = Start::new().script(script).start();
+    template(&daemon);
+    create(&daemon, "slow");
+    create(&daemon, "quick");
+    let mut events = daemon.socket().events("dom0");
+    let slow = in_background(daemon.socket(), "mgmt.vm.Start", "slow");
+    events.until("slow domain-pre-spawn");
+    assert_eq!(state(&daemon, "slow"), "Transient");
+    assert_eq!(daemon.call("mgmt.vm.property.Get", "slow", "memory", b"").ok(), "default=yes 400");
+    assert_eq!(daemon.call("mgmt.vm.property.Set", "slow", "memory", b"300").ok(), "");
+    start(&daemon, "quick");
+    assert!(!slow.is_finished(), "the slow start ended before the quick one");
+    assert_eq!(slow.join().unwrap().ok(), "");
+    let order = events.until("slow domain-start ");
+    assert!(order.iter().any(|event| event.starts_with("quick domain-start ")), "{order:?}");
+}
+
+#[test]
+fn a_start_and_its_end_are_told_in_the_order_of_the_document() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    create(&daemon, "work");
+    let mut events = daemon.socket().events("work");
+    start(&daemon, "work");
+    assert_eq!(
+        events.until("work domain-start "),
+        [
+            "work domain-pre-start start_guid=True mem_required=None",
+            "work domain-verify-files",
+            "work domain-pre-spawn start_guid=True",
+            "work property-reset:xid name=xid",
+            "work property-reset:stubdom_xid name=stubdom_xid",
+            "work property-reset:start_time name=start_time",
+            "work domain-spawn start_guid=True",
+            "work domain-qdb-create",
+            "work domain-pre-unpaused",
+            "work domain-unpaused",
+            "work domain-start start_guid=True",
+        ]
+    );
+    assert_eq!(daemon.call("admin.vm.Pause", "work", "", b"").ok(), "");
+    assert_eq!(daemon.call("admin.vm.Unpause", "work", "", b"").ok(), "");
+    assert_eq!(daemon.call("admin.vm.Shutdown", "work", "wait", b"").ok(), "");
+    assert_eq!(
+        events.until("work domain-shutdown"),
+        [
+            "work domain-pre-paused",
+            "work domain-paused",
+            "work domain-pre-unpaused",
+            "work domain-unpaused",
+            "work domain-pre-shutdown force=False",
+            "work domain-stopped",
+            "work property-reset:xid name=xid",
+            "work property-reset:stubdom_xid name=stubdom_xid",
+            "work property-reset:start_time name=start_time",
+            "work domain-shutdown",
+        ]
+    );
+}
+
+#[test]
+fn creation_and_removal_are_told() {
+    let daemon = Daemon::start();
+    let mut events = daemon.socket().events("dom0");
+    template(&daemon);
+    create(&daemon, "work");
+    assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    assert_eq!(
+        events.until("- domain-delete"),
+        [
+            "- domain-add vm=base",
+            "base domain-tag-add:created-by-dom0 tag=created-by-dom0",
+            "base domain-create-on-disk",
+            "- domain-add vm=work",
+            "work domain-tag-add:created-by-dom0 tag=created-by-dom0",
+            "work domain-create-on-disk",
+            "- domain-pre-delete vm=work",
+            "- domain-delete vm=work",
+        ]
+    );
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_and_says_which_step_and_why() {
+    for (step, kind, class) in [
+        ("create", "backend", "QubesException"),
+        ("create", "no-memory", "QubesMemoryError"),
+        ("unpause", "backend", "QubesException"),
+    ] {
+        let script = format!(
+            "[[rule]]\nstep = '{step}'\ntimes = 1\nfail = {{ kind = '{kind}', text = 'the telling line' }}\n"
+        );
+        let daemon = Start::new().script(&script).start();
+        template(&daemon);
+        create(&daemon, "work");
+        let before = files(&pool(&daemon));
+        let mut events = daemon.socket().events("work");
+        let (got, text) = daemon.call("mgmt.vm.Start", "work", "", b"").exception();
+        assert_eq!(got, class, "{text}");
+        assert!(text.contains("the telling line") && text.contains("work"), "{text}");
+        assert_eq!(state(&daemon, "work"), "Halted");
+        assert_eq!(files(&pool(&daemon)), before, "{step}");
+        let told = events.until("work domain-start-failed");
+        assert!(told.last().unwrap().contains("the telling line"), "{told:?}");
+        // The cause is gone: it starts.
+        start(&daemon, "work");
+        assert_eq!(state(&daemon, "work"), "Running");
+    }
+}
+
+#[test]
+fn a_missing_disk_or_kernel_is_named_and_nothing_is_left() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    create(&daemon, "work");
+    let root = pool(&daemon).join("vm-templates/base/root.img");
+    let aside = daemon.dir().join("root.img");
+    std::fs::rename(&root, &aside).unwrap();
+    let (class, text) = daemon.call("mgmt.vm.Start", "work", "", b"").exception();
+    assert_eq!(class, "StoragePoolException");
+    assert!(text.contains("root.img"), "{text}");
+    assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
+    std::fs::rename(&aside, &root).unwrap();
+
+    let kernel = daemon.state().join("vm-kernels/6.1");
+    std::fs::create_dir(&kernel).unwrap();
+    std::fs::write(kernel.join("vmlinuz"), b"kernel").unwrap();
+    assert_eq!(daemon.call("mgmt.vm.property.Set", "work", "kernel", b"6.1").ok(), "");
+    std::fs::remove_file(kernel.join("vmlinuz")).unwrap();
+    let (class, text) = daemon.call("mgmt.vm.Start", "work", "", b"").exception();
+    assert_eq!(class, "StoragePoolException");
+    assert!(text.contains("6.1"), "{text}");
+    assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
+    std::fs::write(kernel.join("vmlinuz"), b"kernel").unwrap();
+    start(&daemon, "work");
+}
+
+#[test]
+fn a_guest_that_does_not_answer_keeps_running_and_can_be_killed() {
+    let daemon = Start::new().script("[[rule]]\nstep = 'shutdown'\ndeaf = true\n").start();
+    template(&daemon);
+    create(&daemon, "work");
+    start(&daemon, "work");
+    for _ in 0..20 {
+        assert_eq!(daemon.call("mgmt.vm.Shutdown", "work", "", b"").ok(), "");
+    }
+    assert_eq!(state(&daemon, "work"), "Running");
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
+}
+
+#[test]
+fn kill_does_not_wait_for_a_start_that_hangs() {
+    let daemon = Start::new().script("[[rule]]\nstep = 'create'\ntimes = 1\nhang = true\n").start();
+    template(&daemon);
+    create(&daemon, "work");
+    let mut events = daemon.socket().events("work");
+    let starting = in_background(daemon.socket(), "mgmt.vm.Start", "work");
+    events.until("work domain-pre-spawn");
+    let joined = in_background(daemon.socket(), "mgmt.vm.Start", "work");
+    assert_eq!(state(&daemon, "work"), "Transient");
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    let (class, text) = starting.join().unwrap().exception();
+    assert!(class == "QubesException" && text.contains("cancelled"), "{class} {text}");
+    let joined = joined.join().unwrap();
+    if joined.0 == b"0\0" {
+        // It came after the kill: a new start.
+        assert_eq!(state(&daemon, "work"), "Running");
+    } else {
+        assert!(joined.exception().1.contains("cancelled"));
+        assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
+        start(&daemon, "work");
+    }
+}
+
+#[test]
+fn a_guest_that_ends_by_itself_is_noticed_and_cleaned_up_after() {
+    for (how, text) in [("poweroff", "p"), ("reboot", "r"), ("crash", "c")] {
+        let script = format!(
+            "[[rule]]\nstep = 'unpause'\n{how}_after_ms = 200\n\
+             [[rule]]\nstep = 'unpause'\nwrite = {{ vdev = 'xvdb', offset = 0, text = '{text}-private' }}\n\
+             [[rule]]\nstep = 'unpause'\nwrite = {{ vdev = 'xvda', offset = 0, text = '{text}-root' }}\n"
+        );
+        let daemon = Start::new().script(&script).start();
+        template(&daemon);
+        create(&daemon, "work");
+        let mut events = daemon.socket().events("work");
+        start(&daemon, "work");
+        events.until("work domain-shutdown");
+        assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
+        let read = |name: &str| {
+            let mut bytes = [0; 9];
+            std::fs::File::open(pool(&daemon).join(name)).unwrap().read_exact(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        assert_eq!(read("appvms/work/private.img"), format!("{text}-private"), "committed");
+        assert_eq!(read("vm-templates/base/root.img"), "a root im", "the template is untouched");
+    }
+}
+
+#[test]
+fn running_vms_outlive_the_daemon_and_are_adopted() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    for name in ["runs", "paused", "halted"] {
+        create(&daemon, name);
+    }
+    start(&daemon, "runs");
+    start(&daemon, "paused");
+    let disk = daemon.dir().join("disk.img");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let device = format!("dom0+{}", disk.display());
+    assert_eq!(daemon.call("mgmt.vm.device.block.Attach", "runs", &device, b"").ok(), "");
+    assert_eq!(daemon.call("mgmt.vm.Pause", "paused", "", b"").ok(), "");
+    let xid = daemon.call("mgmt.vm.property.Get", "runs", "xid", b"").ok();
+
+    let daemon = daemon.kill_and_restart();
+    assert_eq!(state(&daemon, "runs"), "Running");
+    assert_eq!(state(&daemon, "paused"), "Paused");
+    assert_eq!(state(&daemon, "halted"), "Halted");
+    assert_eq!(daemon.call("mgmt.vm.property.Get", "runs", "xid", b"").ok(), xid);
+    assert_eq!(daemon.call("mgmt.vm.device.block.List", "runs", "", b"").ok(), format!("{device}\n"));
+    let (class, _) = daemon.call("mgmt.vm.device.block.Attach", "paused", &device, b"").exception();
+    assert_eq!(class, "DeviceAlreadyAttached", "the claim was adopted too");
+    assert_eq!(daemon.call("mgmt.vm.Unpause", "paused", "", b"").ok(), "");
+    assert_eq!(daemon.call("admin.vm.Shutdown", "runs", "wait", b"").ok(), "");
+    assert_eq!(daemon.call("mgmt.vm.Kill", "paused", "", b"").ok(), "");
+    assert_eq!(left_over(&daemon), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_that_ended_while_no_daemon_ran_is_found_halted_with_its_data() {
+    let script = "[[rule]]\nstep = 'unpause'\ntimes = 1\npoweroff_after_ms = 1500\n\
+                  [[rule]]\nstep = 'unpause'\nwrite = { vdev = 'xvdb', offset = 0, text = 'kept' }\n";
+    let daemon = Start::new().script(script).start();
+    template(&daemon);
+    create(&daemon, "work");
+    start(&daemon, "work");
+    let daemon = daemon.kill_and_restart();
+    until("the guest's end is noticed", || state(&daemon, "work") == "Halted");
+    until("its volumes are at rest", || left_over(&daemon).is_empty());
+    let private = std::fs::read(pool(&daemon).join("appvms/work/private.img")).unwrap();
+    assert!(private.starts_with(b"kept"));
+}
+
+#[test]
+fn a_daemon_killed_in_the_middle_of_a_start_leaves_a_halted_vm_and_nothing_else() {
+    let daemon = Start::new().script("[[rule]]\nstep = 'create'\ntimes = 1\ndelay_ms = 600000\n").start();
+    template(&daemon);
+    create(&daemon, "work");
+    let before = files(&pool(&daemon));
+    let mut events = daemon.socket().events("work");
+    let socket = daemon.socket().clone();
+    let starting = std::thread::spawn(move || {
+        let mut stream = socket.connect();
+        stream.write_all(b"mgmt.vm.Start+ dom0 name work\0").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        // The daemon dies while it is at it.
+        drop(stream.read_to_end(&mut answer));
+        answer
+    });
+    events.until("work domain-pre-spawn");
+    let daemon = daemon.kill_and_restart_as(Start::new());
+    assert_eq!(starting.join().unwrap(), b"");
+    assert_eq!(state(&daemon, "work"), "Halted");
+    until("its volumes are at rest", || files(&pool(&daemon)) == before);
+    start(&daemon, "work");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    create(&daemon, "work");
+    assert_eq!(daemon.call("mgmt.vm.property.Set", "work", "memory", b"512").ok(), "");
+    assert_eq!(daemon.call("mgmt.vm.property.Set", "work", "label", b"blue").ok(), "");
+    let list = daemon.call("admin.vm.List", "dom0", "", b"").ok();
+    let daemon = daemon.kill_and_restart();
+    assert_eq!(daemon.call("admin.vm.List", "dom0", "", b"").ok(), list);
+    assert_eq!(daemon.call("mgmt.vm.property.Get", "work", "memory", b"").ok(), "default=no 512");
+    assert_eq!(daemon.call("mgmt.vm.property.Get", "work", "label", b"").ok(), "default=no blue");
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
+#[test]
+fn a_template_of_any_size_is_streamed_with_flat_memory_and_keeps_its_holes() {
+    const MIB: usize = 1 << 20;
+    let daemon = Daemon::start();
+    let mut stream = daemon.socket().connect();
+    stream.write_all(b"mgmt.vm.CreateTemplate+big dom0 name dom0\0").unwrap();
+    let (zeros, data) = (vec![0; MIB], vec![0xa5; MIB]);
+    for number in 0..300 {
+        stream.write_all(if number % 100 == 7 { &data } else { &zeros }).unwrap();
+    }
+    stream.write_all(b"end").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(Answer(answer).ok(), "");
+    let image = std::fs::metadata(pool(&daemon).join("vm-templates/big/root.img")).unwrap();
+    assert_eq!(image.len(), 300 * MIB as u64 + 512, "filled up to a whole sector");
+    assert!(image.blocks() * 512 < 8 * MIB as u64, "holes stay holes: {} blocks", image.blocks());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim();
+    let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 150 * 1024, "memory stays flat: {peak} kB");
+}
+
+#[test]
+fn an_upload_that_breaks_off_leaves_nothing() {
+    let daemon = Daemon::start();
+    let before = files(&pool(&daemon));
+    let mut stream = daemon.socket().connect();
+    stream.write_all(b"mgmt.vm.CreateTemplate+gone dom0 name dom0\0").unwrap();
+    stream.write_all(&vec![1; 3 << 20]).unwrap();
+    until("the upload is under way", || files(&pool(&daemon)) != before);
+    let (class, _) = daemon.call("mgmt.vm.CreateTemplate", "dom0", "gone", b"x").exception();
+    assert_eq!(class, "QubesVMAlreadyExistsError", "the name is reserved");
+    drop(stream);
+    until("nothing is left", || files(&pool(&daemon)) == before);
+    until("the name is free", || {
+        daemon.call("mgmt.vm.CreateTemplate", "dom0", "gone", b"x").0.starts_with(b"0")
+    });
+}
+
+#[test]
+fn an_upload_that_the_daemon_did_not_survive_leaves_nothing() {
+    let daemon = Daemon::start();
+    let before = files(&pool(&daemon));
+    let mut stream = daemon.socket().connect();
+    stream.write_all(b"mgmt.vm.CreateTemplate+gone dom0 name dom0\0").unwrap();
+    stream.write_all(&vec![1; 3 << 20]).unwrap();
+    until("the upload is under way", || files(&pool(&daemon)) != before);
+    let daemon = daemon.kill_and_restart();
+    until("nothing is left", || files(&pool(&daemon)) == before);
+    until("the name is free", || {
+        daemon.call("mgmt.vm.CreateTemplate", "dom0", "gone", b"x").0.starts_with(b"0")
+    });
+}
+
+#[test]
+fn a_removed_vm_leaves_no_file() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    let before = files(&pool(&daemon));
+    create(&daemon, "work");
+    start(&daemon, "work");
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    assert_eq!(files(&pool(&daemon)), before);
+    assert!(!pool(&daemon).join("appvms/work").exists());
+    create(&daemon, "work");
+}
+
+#[test]
+fn a_disk_is_one_vms_at_a_time() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    for name in ["one", "two"] {
+        create(&daemon, name);
+        start(&daemon, name);
+    }
+    let disk = daemon.dir().join("a disk, with 100%.img");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let link = daemon.dir().join("link.img");
+    std::fs::hard_link(&disk, &link).unwrap();
+    let dir = daemon.dir().display().to_string();
+    let device = format!("dom0+{dir}/a%20disk%2C%20with%20100%25.img");
+    let attach = |vm: &str, device: &str| daemon.call("mgmt.vm.device.block.Attach", vm, device, b"");
+    assert_eq!(attach("one", &device).ok(), "");
+    assert_eq!(daemon.call("mgmt.vm.device.block.List", "one", "", b"").ok(), format!("{device}\n"));
+    for (vm, device) in [("one", &device), ("two", &device), ("two", &format!("dom0+{dir}/link.img"))] {
+        assert_eq!(attach(vm, device).exception().0, "DeviceAlreadyAttached");
+    }
+    // Another VM's volume is no disk to attach either.
+    let volume = pool(&daemon).join("appvms/one");
+    for file in files(&volume).iter().filter(|name| name.starts_with("private") && !name.contains("precache"))
+    {
+        let (class, _) = attach("two", &format!("dom0+{}", volume.join(file).display())).exception();
+        assert!(class == "DeviceAlreadyAttached" || file == "private.img", "{file}: {class}");
+    }
+    assert_eq!(daemon.call("mgmt.vm.device.block.Detach", "one", &device, b"").ok(), "");
+    assert_eq!(attach("two", &device).ok(), "");
+    assert_eq!(daemon.call("mgmt.vm.Kill", "two", "", b"").ok(), "");
+    assert_eq!(attach("one", &format!("dom0+{dir}/link.img")).ok(), "");
+}
+
+#[test]
+fn everybody_but_dom0_is_refused_in_the_same_bytes() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    let refusal = Answer(b"2\0PermissionDenied\0\0Access denied\0".to_vec());
+    for (method, destination) in [
+        ("mgmt.vm.List", "dom0"),
+        ("mgmt.vm.List", "ghost"),
+        ("mgmt.vm.Ghost", "base"),
+        ("admin.vm.Kill", "base"),
+    ] {
+        assert_eq!(daemon.socket().call_as("base", method, destination, "", b""), refusal, "{method}");
+    }
+}
+
+#[test]
+fn a_request_may_be_65536_bytes_long_and_no_longer() {
+    let daemon = Daemon::start();
+    let request = |length: usize| {
+        let mut bytes = b"mgmt.vmclass.List+ dom0 name dom0\0".to_vec();
+        bytes.resize(length, b'x');
+        bytes
+    };
+    let (class, text) = daemon.socket().raw(&request(65536)).exception();
+    assert_eq!((class.as_str(), text.as_str()), ("ProtocolError", "unexpected payload"));
+    let (class, text) = daemon.socket().raw(&request(65537)).exception();
+    assert_eq!(class, "ProtocolError");
+    assert_eq!(text, "malformed request: more than 65536 bytes");
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused_and_told_of_the_first() {
+    let daemon = Daemon::start();
+    let second = std::process::Command::new(mgmt_tests::binary("mgmtd"))
+        .args(["--hypervisor", "sim", "--config"])
+        .arg(daemon.dir().join("mgmtd.toml"))
+        .arg("--state")
+        .arg(daemon.state())
+        .arg("--socket")
+        .arg(daemon.dir().join("second.sock"))
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    let words = String::from_utf8_lossy(&second.stderr);
+    assert!(words.contains(&daemon.pid().to_string()), "{words}");
+}
+
+#[test]
+fn twenty_lives_leak_no_file_and_no_descriptor() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    let life = |number: u32| {
+        let name = format!("vm{number}");
+        create(&daemon, &name);
+        start(&daemon, &name);
+        let end = if number.is_multiple_of(2) { ("mgmt.vm.Kill", "") } else { ("admin.vm.Shutdown", "wait") };
+        assert_eq!(daemon.call(end.0, &name, end.1, b"").ok(), "");
+        assert_eq!(daemon.call("mgmt.vm.Remove", &name, "", b"").ok(), "");
+    };
+    life(0);
+    let (before, open) = (files(&daemon.state().join("varlibqubes")), daemon.open_files());
+    (1..21).for_each(life);
+    assert_eq!(files(&daemon.state().join("varlibqubes")), before);
+    until("descriptors are as before", || daemon.open_files() <= open);
+}

@@ -1,0 +1,189 @@
+//! What the daemon answers, byte for byte, one reviewed file for each family of calls in `tests/data`.
+//!
+//! A file is a dialogue with one fresh daemon on the simulator:
+//!
+//! ```text
+//! # a comment
+//! > REQUEST                  header, \0, payload; escapes \0 \n \\ \xNN
+//! < ANSWER                   the exact bytes
+//! ! CLASS TEXT               an EXCEPTION: its class, and its text with the fields put in
+//! ? CLASS TEXT               the same, TEXT being how it begins
+//! = both                     the next request is sent under the other prefix too, with the same answer
+//! ```
+//!
+//! UUIDs but dom0's print as `UUID`, the daemon's folder as `DIR`, amounts of space that the disk decides as `N`.
+
+use mgmt_tests::{Answer, Daemon};
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            let mut buffer = [0; 4];
+            bytes.extend_from_slice(c.encode_utf8(&mut buffer).as_bytes());
+            continue;
+        }
+        match rest.next().expect("an escape at the end of a line") {
+            '0' => bytes.push(0),
+            'n' => bytes.push(b'\n'),
+            '\\' => bytes.push(b'\\'),
+            'x' => {
+                let hex: String = rest.by_ref().take(2).collect();
+                bytes.push(u8::from_str_radix(&hex, 16).unwrap());
+            }
+            other => panic!("unknown escape \\{other}"),
+        }
+    }
+    bytes
+}
+
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\0' => text.push_str("\\0"),
+                '\n' => text.push_str("\\n"),
+                '\\' => text.push_str("\\\\"),
+                c => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// Puts `UUID`, `DIR` and `N` in the place of what differs from run to run.
+fn normal(text: &str, daemon: &Daemon) -> String {
+    let text = text.replace(daemon.dir().to_str().unwrap(), "DIR");
+    let mut out = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        if from.get(..36).is_some_and(|uuid| uuid::Uuid::try_parse(uuid).is_ok_and(|uuid| !uuid.is_nil())) {
+            out.push_str("UUID");
+            rest = &from[36..];
+        } else {
+            let end = from.find(|c: char| !c.is_ascii_hexdigit() && c != '-').unwrap_or(from.len());
+            out.push_str(&from[..end.max(1)]);
+            rest = &from[end.max(1)..];
+        }
+    }
+    out.push_str(rest);
+    for key in ["size=", "usage="] {
+        let mut normal = String::new();
+        let mut rest = out.as_str();
+        while let Some(at) = rest.find(key) {
+            let digits = &rest[at + key.len()..];
+            let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+            normal.push_str(&rest[..at + key.len()]);
+            normal.push_str(if end > 0 { "N" } else { "" });
+            rest = &digits[end..];
+        }
+        normal.push_str(rest);
+        out = normal;
+    }
+    out
+}
+
+fn other_prefix(request: &str) -> String {
+    match request.strip_prefix("mgmt.") {
+        Some(rest) => format!("admin.{rest}"),
+        None => format!("mgmt.{}", request.strip_prefix("admin.").expect("a request of either dialect")),
+    }
+}
+
+fn as_expected(expected: &str, answer: &Answer, daemon: &Daemon) -> Result<(), String> {
+    let (kind, expected) = expected.split_at(2);
+    let got = match kind {
+        "< " => normal(&escape(&answer.0), daemon),
+        _ if answer.0.starts_with(b"2\0") => {
+            let (class, text) = answer.exception();
+            normal(&escape(format!("{class} {text}").as_bytes()), daemon)
+        }
+        _ => escape(&answer.0),
+    };
+    let good = if kind == "? " { got.starts_with(expected) } else { got == expected };
+    if good { Ok(()) } else { Err(format!("  expected {kind}{expected}\n       got {kind}{got}")) }
+}
+
+fn play(name: &str) {
+    let path = format!("{}/tests/data/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    let script = std::fs::read_to_string(&path).unwrap();
+    let daemon = Daemon::start();
+    let mut wrong = Vec::new();
+    let mut request: Option<&str> = None;
+    let mut both = false;
+    let mut answers = 0;
+    for (number, line) in script.lines().enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if line == "= both" {
+            both = true;
+        } else if let Some(text) = line.strip_prefix("> ") {
+            assert!(request.is_none(), "{name}:{}: a request without an answer", number + 1);
+            request = Some(text);
+        } else {
+            let sent = request.take().unwrap_or_else(|| panic!("{name}:{}: no request", number + 1));
+            let mut requests = vec![sent.to_owned()];
+            if std::mem::take(&mut both) {
+                requests.push(other_prefix(sent));
+            }
+            for sent in requests {
+                let answer = daemon.socket().raw(&unescape(&sent));
+                answers += 1;
+                let expected = if sent.starts_with("admin.") {
+                    line.replace("'mgmt.", "'admin.")
+                } else {
+                    line.to_owned()
+                };
+                if let Err(difference) = as_expected(&expected, &answer, &daemon) {
+                    wrong.push(format!("{name}.txt:{}: > {sent}\n{difference}", number + 1));
+                }
+            }
+        }
+    }
+    assert!(request.is_none(), "{name}: the last request has no answer");
+    assert!(answers > 0, "{name}: nothing was asked");
+    assert!(wrong.is_empty(), "{} of {answers} answers differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn framing_and_the_order_of_checks() {
+    play("framing");
+}
+
+#[test]
+fn calls_on_vms() {
+    play("vm");
+}
+
+#[test]
+fn calls_on_power() {
+    play("power");
+}
+
+#[test]
+fn calls_on_labels() {
+    play("label");
+}
+
+#[test]
+fn calls_on_properties() {
+    play("property");
+}
+
+#[test]
+fn calls_on_pools() {
+    play("pool");
+}
+
+#[test]
+fn calls_on_block_devices() {
+    play("block");
+}
