@@ -517,7 +517,7 @@ fn twenty_lives_leak_no_file_and_no_descriptor() {
         let name = format!("vm{number}");
         create(&daemon, &name);
         start(&daemon, &name);
-        let end = if number % 2 == 0 { ("mgmt.vm.Kill", "") } else { ("admin.vm.Shutdown", "wait") };
+        let end = if number.is_multiple_of(2) { ("mgmt.vm.Kill", "") } else { ("admin.vm.Shutdown", "wait") };
         assert_eq!(daemon.call(end.0, &name, end.1, b"").ok(), "");
         assert_eq!(daemon.call("mgmt.vm.Remove", &name, "", b"").ok(), "");
     };

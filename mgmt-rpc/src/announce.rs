@@ -5,6 +5,7 @@ use libvirt_qubes::qubes::{
 };
 
 use crate::wire::Event;
+use crate::wire::exception::quoted;
 
 /// The event as subscribers read it.
 pub fn event(event: &ModelEvent) -> Event {
@@ -24,8 +25,8 @@ pub fn event(event: &ModelEvent) -> Event {
         }
     };
     let device = |name: &str, device: &Device| {
-        let options: Vec<String> =
-            device.options.iter().map(|(key, value)| format!("'{key}': '{value}'")).collect();
+        let option = |(key, value): (&String, &String)| format!("{}: {}", quoted(key), quoted(value));
+        let options: Vec<String> = device.options.iter().map(option).collect();
         named(&format!("{name}:{}", device.class))
             .with("device", format!("{}:{}:{}", device.backend, device.port, device.id))
             .with("options", format!("{{{}}}", options.join(", ")))
@@ -121,5 +122,87 @@ fn shown(value: &Shown) -> String {
         Shown::Bool(false) => "False".into(),
         Shown::Vm(name) => name.to_string(),
         Shown::Label(name) => name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn work(kind: EventKind) -> ModelEvent {
+        ModelEvent { subject: Subject::Vm { uuid: Uuid::from_u128(7), name: "work".parse().unwrap() }, kind }
+    }
+
+    fn change(new: Option<Shown>, old: Option<Shown>) -> PropertyChange {
+        PropertyChange { name: "netvm", new, old }
+    }
+
+    #[test]
+    fn events_have_the_names_keys_and_values_of_the_document() {
+        let net = || Shown::Vm("sys-net".parse().unwrap());
+        let device = Device {
+            class: "block",
+            backend: "dom0".parse().unwrap(),
+            port: "sda".into(),
+            id: "*".into(),
+            options: [("read-only".to_owned(), "yes".to_owned())].into(),
+        };
+        let vm = "work".parse().unwrap();
+        for (event, bytes) in [
+            (
+                ModelEvent::system(EventKind::DomainAdd { vm, uuid: Uuid::nil() }),
+                &b"1\0\0domain-add\0vm\0work\0\0"[..],
+            ),
+            (
+                work(EventKind::DomainTagAdd { tag: "created-by-dom0".parse().unwrap() }),
+                b"1\0work\0domain-tag-add:created-by-dom0\0tag\0created-by-dom0\0\0",
+            ),
+            (
+                work(EventKind::PropertySet(change(Some(Shown::None), Some(net())))),
+                b"1\0work\0property-set:netvm\0name\0netvm\0newvalue\0None\0oldvalue\0sys-net\0\0",
+            ),
+            (
+                work(EventKind::PropertyPreSet(change(Some(net()), None))),
+                b"1\0work\0property-pre-set:netvm\0name\0netvm\0newvalue\0sys-net\0\0",
+            ),
+            (
+                work(EventKind::PropertyReset(change(None, Some(Shown::Bool(true))))),
+                b"1\0work\0property-reset:netvm\0name\0netvm\0oldvalue\0True\0\0",
+            ),
+            (
+                work(EventKind::DomainFeatureSet {
+                    feature: "gui".parse().unwrap(),
+                    value: "".parse().unwrap(),
+                    old: None,
+                }),
+                b"1\0work\0domain-feature-set:gui\0feature\0gui\0value\0\0\0",
+            ),
+            (
+                work(EventKind::DomainPreStart),
+                b"1\0work\0domain-pre-start\0start_guid\0True\0mem_required\0None\0\0",
+            ),
+            (work(EventKind::DomainStart), b"1\0work\0domain-start\0start_guid\0True\0\0"),
+            (
+                work(EventKind::DomainPreShutdown { force: Force::No }),
+                b"1\0work\0domain-pre-shutdown\0force\0False\0\0",
+            ),
+            (
+                work(EventKind::DeviceAttach(device.clone())),
+                b"1\0work\0device-attach:block\0device\0dom0:sda:*\0options\0{'read-only': 'yes'}\0\0",
+            ),
+            (
+                work(EventKind::DeviceDetach(DevicePort {
+                    class: "block",
+                    backend: device.backend,
+                    port: device.port,
+                })),
+                b"1\0work\0device-detach:block\0port\0dom0:sda\0\0",
+            ),
+        ] {
+            let encoded = super::event(&event).encode();
+            assert_eq!(String::from_utf8_lossy(&encoded), String::from_utf8_lossy(bytes));
+        }
     }
 }

@@ -148,9 +148,10 @@ fn apply(real: &Real<'_>, model: &mut Model, action: &Action) {
             }
         }
         Action::Stop | Action::Crash => {
-            match action {
-                Action::Stop => driver.stop(id, &spec, Ending::Ran).unwrap(),
-                _ => drop(driver.recover(id, &spec).unwrap()),
+            if matches!(action, Action::Stop) {
+                driver.stop(id, &spec, Ending::Ran).unwrap();
+            } else {
+                driver.recover(id, &spec).unwrap();
             }
             match model.dirty.take() {
                 Some((state, true)) => {

@@ -1,0 +1,203 @@
+//! The on-Xen suite: the ignored tests of the test programs `xen_host*`, run in the testbed's dom0 one by one.
+//!
+//! dom0 gets the workspace's binaries in `$MGMT_BIN_DIR` and the guests in `$MGMT_GUESTS`. A test that passes but
+//! leaves a domain or a loop device behind has failed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::cargo;
+use super::libtest::{ON_XEN, Tally, skipped};
+use crate::cmd;
+use crate::testbed::{End, Job, Outcome, Testbed};
+
+const SCRIPT: &str = include_str!("run-tests");
+/// Emulated and on a busy machine, a test takes ten times what it takes on Xen alone.
+const TEST_LIMIT: Duration = Duration::from_mins(5);
+const SUITE_LIMIT: Duration = Duration::from_mins(25);
+
+/// A line of Cargo's `--message-format=json`, as far as it is of interest here.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// A test by its program and its name there.
+#[derive(Debug, PartialEq, Eq)]
+struct Test {
+    program: String,
+    name: String,
+}
+
+/// What became of one test.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+/// Builds, boots, runs, counts. With words, only tests with one of them in their names.
+pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
+    let binaries = executables(cargo("build").args(["--workspace", "--bins", "--exclude", "xtask"]), "bin")?;
+    let programs = executables(cargo("test").args(["--workspace", "--no-run"]), "test")?;
+    let programs: Vec<_> = programs.into_iter().filter(|(name, _)| name.starts_with(ON_XEN)).collect();
+    let mut tests = Vec::new();
+    for (name, path) in &programs {
+        tests.extend(ignored_tests(name, path)?);
+    }
+    tests.retain(|test| words.is_empty() || words.iter().any(|word| test.name.contains(word)));
+    if tests.is_empty() {
+        bail!("no ignored test of that name in a test program {ON_XEN}*");
+    }
+
+    let testbed = Testbed::prepare()?;
+    let files = |folder: &'static str, list: Vec<(String, PathBuf)>| {
+        list.into_iter().map(move |(name, path)| (path, format!("{folder}/{name}")))
+    };
+    let job = Job {
+        files: files("bin", binaries).chain(files("tests", programs)).collect(),
+        texts: vec![("tests.list".to_owned(), tests.iter().map(Test::line).collect())],
+        script: SCRIPT.replace("@LIMIT@", &TEST_LIMIT.as_secs().to_string()),
+        timeout: SUITE_LIMIT,
+        ..Job::default()
+    };
+    let outcome = testbed.run(&job)?;
+    for (number, test) in tests.iter().enumerate() {
+        count(tally, test, number + 1, &outcome);
+    }
+    if outcome.end != End::Exited(0) {
+        eprint!("{}", outcome.tail());
+        bail!("{} (the whole console: {})", outcome.end, testbed.console_log().display());
+    }
+    Ok(())
+}
+
+fn count(tally: &mut Tally, test: &Test, number: usize, outcome: &Outcome) {
+    let log = outcome.file(&format!("results/{number}.log")).unwrap_or_default();
+    let result = match outcome.file(&format!("results/{number}.end")) {
+        Ok(end) => judge(&end, &log),
+        Err(_) => Verdict::Failed(format!("not run to its end: {}", outcome.end)),
+    };
+    match result {
+        Verdict::Passed => tally.passed += 1,
+        Verdict::Skipped(why) => tally.skipped.push(format!("on Xen: {test} ({why})")),
+        Verdict::Failed(why) => {
+            println!("\n---- on Xen: {test}: {why}\n{}", log.trim_end());
+            tally.failed.push(format!("on Xen: {test} ({why})"));
+        }
+    }
+}
+
+/// `end` is `STATUS MILLISECONDS WHAT-WAS-LEFT`, `log` what the test printed.
+fn judge(end: &str, log: &str) -> Verdict {
+    let mut parts = end.trim().splitn(3, ' ');
+    let status = parts.next().unwrap_or_default();
+    let left = parts.nth(1).unwrap_or_default();
+    if status == "124" || status == "137" {
+        return Verdict::Failed(format!("not at its end after {} s", TEST_LIMIT.as_secs()));
+    }
+    if status != "0" {
+        return Verdict::Failed(format!("exit status {status}"));
+    }
+    if !log.contains("test result: ok. 1 passed") {
+        return Verdict::Failed("its program ended without running it".to_owned());
+    }
+    if !left.is_empty() {
+        return Verdict::Failed(format!("left behind: {}", left.trim_end_matches([';', ' '])));
+    }
+    skipped(log).map_or(Verdict::Passed, |why| Verdict::Skipped(why.to_owned()))
+}
+
+/// What a build command makes of this kind: names and files.
+fn executables(command: &mut Command, kind: &str) -> Result<Vec<(String, PathBuf)>> {
+    // Cargo's own messages, and the compiler's, go where ours go
+    command.args(["-q", "--message-format=json-render-diagnostics"]).stderr(std::process::Stdio::inherit());
+    parse_messages(&cmd::output(command)?, kind)
+}
+
+fn parse_messages(json: &str, kind: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for line in json.lines().filter(|line| line.starts_with('{')) {
+        let message: Message =
+            serde_json::from_str(line).with_context(|| format!("not Cargo's JSON: {line}"))?;
+        if let Message { reason, target: Some(target), executable: Some(file) } = message
+            && reason == "compiler-artifact"
+            && target.kind.iter().any(|of| of == kind)
+        {
+            found.push((target.name, file));
+        }
+    }
+    Ok(found)
+}
+
+fn ignored_tests(program: &str, path: &Path) -> Result<Vec<Test>> {
+    let list = cmd::output(Command::new(path).args(["--list", "--ignored", "--format", "terse"]))?;
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(|name| Test { program: program.to_owned(), name: name.to_owned() }).collect())
+}
+
+impl Test {
+    fn line(&self) -> String {
+        format!("{} {}\n", self.program, self.name)
+    }
+}
+
+impl std::fmt::Display for Test {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.program, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OK: &str = "running 1 test\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
+
+    #[test]
+    fn a_test_passes_only_if_it_ran_ended_well_and_left_nothing() {
+        assert_eq!(judge("0 1200 \n", OK), Verdict::Passed);
+        let why = |end, log| {
+            let Verdict::Failed(why) = judge(end, log) else { panic!("{end} {log}") };
+            why
+        };
+        assert_eq!(why("101 5 \n", "panicked"), "exit status 101");
+        assert!(why("0 5 \n", "test result: ok. 0 passed; 0 failed").contains("without running"));
+        assert_eq!(why("0 5 domain 3 (a); \n", OK), "left behind: domain 3 (a)");
+        assert!(why("124 300000 \n", "").contains("after 300 s"));
+    }
+
+    #[test]
+    fn a_test_that_says_that_it_was_skipped_is() {
+        assert_eq!(
+            judge("0 5 ", &format!("skipped: no thin pool\n{OK}")),
+            Verdict::Skipped("no thin pool".into())
+        );
+    }
+
+    #[test]
+    fn executables_are_found_in_cargos_messages() {
+        let json = concat!(
+            r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"xen_host"},"executable":"/t/x-1"}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+        );
+        assert_eq!(parse_messages(json, "test").unwrap(), [("xen_host".to_owned(), PathBuf::from("/t/x-1"))]);
+        assert!(parse_messages(json, "bin").unwrap().is_empty());
+    }
+}
