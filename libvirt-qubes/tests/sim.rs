@@ -87,9 +87,11 @@ async fn a_slow_start_delays_neither_a_list_nor_the_start_of_another() {
     sim.world().inject(rule).await.unwrap();
     let (made, ()) = tokio::join!(sim.create(slow.clone(), none()), async {
         running(&sim, &fast).await;
-        let list = sim.list().await.unwrap();
-        let names: Vec<_> = list.iter().map(|info| info.name.as_deref()).collect();
-        assert_eq!(names, [None, Some("fast")], "a domain that is being built has no name yet");
+        while sim.list().await.unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(sim.info(slow.uuid).await.unwrap().name, None, "it is being built");
+        assert_eq!(sim.info(fast.uuid).await.unwrap().state, DomainState::Running);
         assert_eq!(begin.elapsed(), Duration::ZERO);
     });
     made.unwrap();
@@ -177,20 +179,43 @@ async fn a_destroy_that_hangs_ends_with_the_next_one() {
 }
 
 #[tokio::test]
+async fn the_death_of_a_domain_found_dying_is_told_once() {
+    let world = World::memory();
+    let (ours, theirs) = (open(&world, SimConfig::default()).await, open(&world, SimConfig::default()).await);
+    let work = spec("work");
+    running(&ours, &work).await;
+    world.hang_next(Op::DestroyDomain).await.unwrap();
+    let mut events = theirs.subscribe();
+    let (destroyed, ()) = tokio::join!(ours.destroy(work.uuid), async {
+        while ours.info(work.uuid).await.unwrap().state != DomainState::Dying {
+            tokio::task::yield_now().await;
+        }
+        theirs.watch(work.uuid).await.unwrap();
+        assert_eq!(next(&mut events).await, DomainChange::Died);
+        world.release().await.unwrap();
+    });
+    destroyed.unwrap();
+    theirs.list().await.unwrap();
+    assert!(events.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn pauses_count_for_others_and_one_unpause_of_ours_ends_them_all() {
     let sim = memory().await;
     let work = spec("work");
     running(&sim, &work).await;
     let mut events = sim.subscribe();
     let state = || async { sim.info(work.uuid).await.unwrap().state };
-    sim.world().pause(work.uuid).await.unwrap();
-    sim.world().pause(work.uuid).await.unwrap();
+    for _ in 0..3 {
+        sim.world().pause(work.uuid).await.unwrap();
+    }
     sim.pause(work.uuid).await.unwrap();
     sim.world().unpause(work.uuid).await.unwrap();
     assert_eq!(state().await, DomainState::Paused);
-    sim.unpause(work.uuid).await.unwrap();
-    sim.unpause(work.uuid).await.unwrap();
-    assert_eq!(state().await, DomainState::Running);
+    for _ in 0..2 {
+        sim.unpause(work.uuid).await.unwrap();
+        assert_eq!(state().await, DomainState::Running);
+    }
     assert!(sim.world().unpause(work.uuid).await.is_err(), "Xen refuses one unpause too many");
     assert_eq!(next(&mut events).await, DomainChange::Paused);
     assert_eq!(next(&mut events).await, DomainChange::Unpaused);
@@ -337,6 +362,12 @@ async fn a_guest_reads_and_writes_its_disk_only_while_it_runs() {
     sim.unpause(work.uuid).await.unwrap();
     write().await.unwrap();
     assert_eq!(world.read(work.uuid, root.vdev, 7, 6).await.unwrap(), b"\0data\0");
+    let more = DiskSpec { vdev: "xvdi".parse().unwrap(), ..disk(dir.path(), "more") };
+    sim.attach_disk(work.uuid, more.clone(), none()).await.unwrap();
+    world.write(work.uuid, more.vdev, 0, b"too".to_vec()).await.unwrap();
+    assert!(std::fs::read(&more.path).unwrap().starts_with(b"too"));
+    sim.detach_disk(work.uuid, more.vdev, none()).await.unwrap();
+    assert!(world.write(work.uuid, more.vdev, 0, b"no".to_vec()).await.is_err());
     sim.destroy(work.uuid).await.unwrap();
     assert_eq!(write().await.unwrap_err().kind(), Kind::NotFound);
 }

@@ -143,6 +143,11 @@ async fn no_disk_is_given_to_two_domains_and_each_is_free_when_its_domain_is_gon
         assert_eq!(failed.error().kind(), Kind::Busy);
         assert!(failed.error().report().contains(&first.uuid.to_string()));
     }
+    // What was claimed for a start that is refused is free again.
+    let free = disk(dir.path(), "free", "xvdb");
+    let both = spec("both", vec![free.clone(), root.clone()]);
+    assert_eq!(kind(ours.start(both, Begin::Running).await), Kind::Busy);
+    ours.start(spec("frees", vec![free]), Begin::Running).await.unwrap();
     let as_other = DiskSpec { vdev: Vdev::new(9).unwrap(), ..root.clone() };
     assert_eq!(kind(ours.attach_disk(first.uuid, as_other).await), Kind::Busy);
     // Destroyed by somebody else: its end is told, and its disk was given back before.

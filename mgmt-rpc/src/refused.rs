@@ -12,39 +12,64 @@ use crate::failure::Failure;
 use crate::wire::exception::quoted;
 use crate::wire::{Class, Exception};
 
-/// Whether the caller may know of a VM.
-pub type Sees<'a> = &'a dyn Fn(&VmName) -> bool;
+/// Who is told.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    /// How much of an error's causes, which can name files of dom0.
+    pub causes: Causes,
+    /// Whether it may know of a VM.
+    pub sees: Sees<'a>,
+}
 
-/// The exception for a failure, for a caller who sees these VMs.
-pub fn failure(error: HostError, sees: Sees<'_>) -> Failure {
+/// Whether a VM may be known of.
+type Sees<'a> = &'a dyn Fn(&VmName) -> bool;
+
+/// How much is told of what an error follows from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Causes {
+    /// The whole chain: to dom0.
+    Told,
+    /// The operation, its object and the kind of error alone.
+    Hidden,
+}
+
+/// The exception for a failure, as this reader is told of it.
+pub fn failure(error: HostError, reader: Reader<'_>) -> Failure {
     match error {
-        HostError::Refused(refusal) => refused(refusal, sees),
-        HostError::Failed(error) => failed(&error),
-        HostError::Step { vm, step, error } => step_failed(&vm, &step, &error),
+        HostError::Refused(refusal) => refused(refusal, reader.sees),
+        HostError::Failed(error) => failed(&error, reader.causes),
+        HostError::Step { vm, step, error } => step_failed(&vm, &step, &error, reader.causes),
         HostError::Limit { name, value } => crate::failure::limit_reached(name, value).into(),
         HostError::Bug => Failure::internal("a change to the model panicked; the log has the place"),
     }
 }
 
 /// An error outside any operation on a VM.
-fn failed(error: &Error) -> Failure {
+fn failed(error: &Error, causes: Causes) -> Failure {
     match class_of(error) {
-        Some(class) => Exception::plain(class, error.report()).into(),
+        Some(class) => Exception::plain(class, words(error, causes)).into(),
         None => Failure::internal(error.clone()),
     }
 }
 
 /// A step of a Start failed: which, on what, and the telling line of what is below.
-fn step_failed(vm: &VmName, step: &str, error: &Error) -> Failure {
+fn step_failed(vm: &VmName, step: &str, error: &Error, causes: Causes) -> Failure {
     let Some(class) = class_of(error) else {
         return Failure::internal(error.clone());
     };
     if class == Class::QubesMemoryError {
-        let fields = [quoted(vm.as_str()), error.report()];
+        let fields = [quoted(vm.as_str()), words(error, causes)];
         return Exception::new(class, "Not enough memory to start domain %s: %s", fields).into();
     }
-    let fields = [step.to_owned(), quoted(vm.as_str()), error.report()];
+    let fields = [step.to_owned(), quoted(vm.as_str()), words(error, causes)];
     Exception::new(class, "Start failed: step '%s' of %s: %s", fields).into()
+}
+
+fn words(error: &Error, causes: Causes) -> String {
+    match causes {
+        Causes::Told => error.report(),
+        Causes::Hidden => error.to_string(),
+    }
 }
 
 /// The class of an error of the lower layer; `None` where it is a matter of the daemon alone.
@@ -171,7 +196,8 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             return Failure::Absent(plain(Class::PermissionDenied, "Argument not in 'pools'"));
         }
         Refusal::UnknownPool { pool } => {
-            exception(Class::QubesException, "Unknown storage pool %s", [pool.to_string()])
+            let unknown = exception(Class::QubesException, "Unknown storage pool %s", [pool.to_string()]);
+            return Failure::Absent(unknown);
         }
         Refusal::PoolExists { pool } => {
             exception(Class::QubesPoolInUseError, "Storage pool is in use: %s", [quoted(pool.as_str())])
@@ -233,8 +259,8 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
         Refusal::NoLifecycle { vm, class, verb } => no_lifecycle(&vm, class, verb),
         Refusal::ClientsRunning { clients, .. } => exception(
             Class::QubesVMInUseError,
-            "There are other VMs connected to this VM: %s",
-            [names(&mut clients.iter())],
+            "There are other VMs connected to this VM%s",
+            [after_colon(names(&mut clients.iter()))],
         ),
         Refusal::ShutdownTimeout { vm } => exception(
             Class::QubesVMShutdownTimeoutError,
@@ -274,12 +300,12 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             "Property %s has no default to go back to: set another value instead",
             [quoted(property)],
         ),
-        Refusal::TemplateReset { default: Some(default) } => exception(
+        Refusal::TemplateReset { default: Some(default) } if sees(&default) => exception(
             Class::QubesValueError,
             "Cannot unset template. You can set it to the current default (%s) instead",
             [default.to_string()],
         ),
-        Refusal::TemplateReset { default: None } => plain(Class::QubesValueError, "Cannot unset template"),
+        Refusal::TemplateReset { default: _ } => plain(Class::QubesValueError, "Cannot unset template."),
         Refusal::PropertyValue { rule, text, .. } => plain(
             match rule {
                 ValueRule::Type => Class::QubesValueError,
@@ -300,8 +326,8 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
         }
         Refusal::TemplateWhileDisposablesRun { disposables, .. } => exception(
             Class::QubesVMInUseError,
-            "Cannot change template while disposables based on the qube run: %s",
-            [names(&mut disposables.iter())],
+            "Cannot change template while disposables based on the qube run%s",
+            [after_colon(names(&mut disposables.iter()))],
         ),
         Refusal::PropertyWhileRunning { property, .. } => exception(
             Class::QubesVMNotHaltedError,
@@ -312,23 +338,20 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             exception(Class::QubesValueError, "The %s qube does not provide network", [netvm.to_string()])
         }
         Refusal::NetworkLoop => plain(Class::QubesValueError, "Loops in network are unsupported"),
-        Refusal::DefaultNetworkLoop { vm } => {
+        Refusal::DefaultNetworkLoop { vm } if sees(&vm) => {
             exception(Class::QubesPropertyValueError, "Network loop on %s", [quoted(vm.as_str())])
         }
+        Refusal::DefaultNetworkLoop { vm: _ } => plain(Class::QubesPropertyValueError, "Network loop"),
         Refusal::NetvmHalted { netvm } => exception(
             Class::QubesVMNotStartedError,
             "Cannot dynamically attach to stopped qube %s",
             [netvm.to_string()],
         ),
-        Refusal::NetworkStillUsed { by } => {
-            let by = names(&mut by.iter());
-            let by = if by.is_empty() { by } else { format!(": {by}") };
-            exception(
-                Class::QubesValueError,
-                "The qube is still used by other qubes, change theirs 'netvm' first%s",
-                [by],
-            )
-        }
+        Refusal::NetworkStillUsed { by } => exception(
+            Class::QubesValueError,
+            "The qube is still used by other qubes, change theirs 'netvm' first%s",
+            [after_colon(names(&mut by.iter()))],
+        ),
         Refusal::NotForDisposables { property, of, target } => {
             let of = match of {
                 Owner::System => "system".to_owned(),
@@ -349,8 +372,8 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
         Refusal::DisposableTemplateOfVms { by } => exception(
             Class::QubesVMInUseError,
             "Cannot change template_for_dispvms to False while it is the disposable template of a qube by any of \
-             these properties: default_dispvm, management_dispvm, template: %s",
-            [users(&by, sees)],
+             these properties: default_dispvm, management_dispvm, template%s",
+            [after_colon(users(&by, sees))],
         ),
         Refusal::KernelNotInstalled { kernel } => {
             exception(Class::QubesPropertyValueError, "Kernel %s not installed", [quoted(&kernel)])
@@ -394,6 +417,11 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
     made.into()
 }
 
+/// What follows a sentence, if there is anything.
+fn after_colon(names: String) -> String {
+    if names.is_empty() { names } else { format!(": {names}") }
+}
+
 fn no_lifecycle(vm: &VmName, class: VmClass, verb: Verb) -> Exception {
     let word = match verb {
         Verb::Start => "start",
@@ -432,4 +460,155 @@ fn users<'a>(by: impl IntoIterator<Item = &'a User>, sees: Sees<'_>) -> String {
         }
     }
     words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn told(refusal: Refusal, sees: &[&str]) -> (String, String) {
+        let sees = |vm: &VmName| sees.contains(&vm.as_str());
+        match failure(refusal.into(), Reader { causes: Causes::Hidden, sees: &sees }) {
+            Failure::Exception(exception) | Failure::Absent(exception) => {
+                (exception.class().to_owned(), exception.message())
+            }
+            Failure::Denied | Failure::Internal(_) => panic!("not told"),
+        }
+    }
+
+    fn vm(name: &str) -> VmName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn refusals_have_the_words_of_the_document() {
+        let w = || vm("work");
+        for (refusal, class, message) in [
+            (Refusal::NoSuchVm { name: w() }, "QubesVMNotFoundError", "No such domain: 'work'"),
+            (Refusal::VmExists { name: w() }, "QubesVMAlreadyExistsError", "Qube already exists: work"),
+            (Refusal::NotHalted { vm: w() }, "QubesVMNotHaltedError", "Domain is not powered off: 'work'"),
+            (Refusal::NotStarted { vm: w() }, "QubesVMNotStartedError", "Domain is powered off: 'work'"),
+            (
+                Refusal::NotRunning { vm: w() },
+                "QubesVMNotRunningError",
+                "Domain not running (either powered off or paused): 'work'",
+            ),
+            (Refusal::NotPaused { vm: w() }, "QubesVMNotPausedError", "Domain is not paused: 'work'"),
+            (
+                Refusal::NoLifecycle { vm: vm("dom0"), class: VmClass::AdminVm, verb: Verb::Pause },
+                "QubesVMError",
+                "Not possible for a VM of class AdminVM: 'dom0'",
+            ),
+            (
+                Refusal::NoLifecycle { vm: vm("dom0"), class: VmClass::AdminVm, verb: Verb::Start },
+                "QubesVMNotHaltedError",
+                "Cannot start Dom0 fake domain!",
+            ),
+            (Refusal::RemoveDom0, "QubesVMInUseError", "'dom0' cannot be removed"),
+            (
+                Refusal::ClassHasNoTemplate { class: VmClass::TemplateVm },
+                "ProtocolError",
+                "TemplateVM cannot be based on template",
+            ),
+            (
+                Refusal::WrongClass { vm: w(), class: VmClass::AppVm, expected: VmClass::TemplateVm },
+                "QubesPropertyValueError",
+                "wrong VM class: domains['work'] is of type AppVM and not TemplateVM",
+            ),
+            (
+                Refusal::NoSuchProperty { property: "it's".into(), of: Owner::Vm(w()) },
+                "QubesNoSuchPropertyError",
+                "Invalid property \"it's\" of work",
+            ),
+            (
+                Refusal::NoSuchProperty { property: "p".into(), of: Owner::System },
+                "QubesNoSuchPropertyError",
+                "Invalid property 'p' of Qubes",
+            ),
+            (
+                Refusal::PropertyReadOnly { property: "xid", class: Some(VmClass::AppVm) },
+                "QubesPropertyValueError",
+                "property 'xid' on AppVM instance cannot be set",
+            ),
+            (
+                Refusal::PropertyValue {
+                    property: "memory",
+                    rule: ValueRule::Type,
+                    text: "100% wrong".into(),
+                },
+                "QubesValueError",
+                "100% wrong",
+            ),
+            (
+                Refusal::SnapshotPool { volume: "root".parse().unwrap(), pool: "p".parse().unwrap() },
+                "QubesException",
+                "Snapshot volume root must be in the same pool as its origin (root volume of template),cannot \
+                 move to pool p ",
+            ),
+            (
+                Refusal::DeviceAlreadyAttached { class: "block", device: "a:b:c".into(), vm: w() },
+                "DeviceAlreadyAttached",
+                "'device a:b:c of class block already attached to work'",
+            ),
+            (Refusal::PoolNotFound { pool: "p".into() }, "PermissionDenied", "Argument not in 'pools'"),
+        ] {
+            assert_eq!(told(refusal, &[]), (class.to_owned(), message.to_owned()));
+        }
+    }
+
+    #[test]
+    fn only_vms_that_the_source_may_see_are_named_and_the_others_are_not_counted() {
+        let clients: BTreeSet<_> = [vm("a"), vm("b"), vm("c")].into();
+        let refusal = || Refusal::ClientsRunning { vm: vm("net"), clients: clients.clone() };
+        let sentence = "There are other VMs connected to this VM";
+        assert_eq!(told(refusal(), &["c", "a"]).1, format!("{sentence}: a, c"));
+        assert_eq!(told(refusal(), &[]).1, sentence);
+        let by = |owner| User { owner, property: "netvm" };
+        let users = || [by(Owner::Vm(vm("a"))), by(Owner::Vm(vm("b")))].into();
+        let in_use = "Domain is in use: 'net';  see 'journalctl -u qubesd -e' in dom0 for details";
+        let refusal = || Refusal::InUse { vm: vm("net"), by: users() };
+        assert_eq!(told(refusal(), &[]).1, in_use);
+        assert_eq!(told(refusal(), &["b"]).1, format!("{in_use}; used by b (netvm)"));
+        let elsewhere = || Refusal::DeviceAttachedElsewhere { device: "d".into(), vm: vm("a") };
+        assert_eq!(told(elsewhere(), &["a"]).1, "'Device d already attached to a'");
+        assert_eq!(told(elsewhere(), &[]).1, "'Device d already attached to another qube'");
+    }
+
+    #[test]
+    fn causes_are_for_dom0_and_errors_of_the_store_for_the_log() {
+        let error = |op| Error::new(Kind::NoSpace, op, "work").because("/srv/pool is full");
+        let everybody = |_: &VmName| true;
+        let tell = |causes, error: HostError| match failure(error, Reader { causes, sees: &everybody }) {
+            Failure::Exception(exception) => exception.to_string(),
+            other @ (Failure::Absent(_) | Failure::Denied | Failure::Internal(_)) => format!("{other:?}"),
+        };
+        let step =
+            |op| HostError::Step { vm: vm("work"), step: "private volume".to_owned(), error: error(op) };
+        assert_eq!(
+            tell(Causes::Told, step(Op::StartVolume)),
+            "StoragePoolException: Start failed: step 'private volume' of 'work': start volume work: no space left: \
+             /srv/pool is full"
+        );
+        assert_eq!(
+            tell(Causes::Hidden, error(Op::CreateDomain).into()),
+            "QubesException: create domain work: no space left"
+        );
+        let memory = HostError::Step {
+            vm: vm("work"),
+            step: "build the domain".to_owned(),
+            error: Error::new(Kind::NoMemory, Op::CreateDomain, "work"),
+        };
+        assert!(
+            tell(Causes::Told, memory)
+                .starts_with("QubesMemoryError: Not enough memory to start domain 'work': ")
+        );
+        let corrupt = Error::new(Kind::Corrupt, Op::Store, "mgmtd.db");
+        assert!(tell(Causes::Told, corrupt.into()).starts_with("Internal("));
+        assert_eq!(
+            tell(Causes::Told, HostError::Limit { name: "operations_per_vm", value: 16 }),
+            "QubesException: limit reached: operations_per_vm = 16"
+        );
+    }
 }

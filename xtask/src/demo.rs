@@ -29,34 +29,69 @@ enum Step {
     /// A command of the CLI, shown with its answer. A step that fails ends the demo. Words of the shell: `$ROOT_IMAGE`
     /// (a disk image), `$STATE` (the daemon's state), `$KERNEL` (a folder with a kernel; real Xen only).
     Mgmt(&'static str),
+    /// A command of the CLI that the daemon refuses, shown with the reason.
+    Refused(&'static str),
     /// A command of dom0, shown with its output.
     Shell(&'static str),
-    /// Waits up to a minute until the command succeeds; shows only the last.
+    /// Waits up to four minutes (Xen is emulated) until the command succeeds; shows only the last.
     Until(&'static str),
     /// A step on one kind of host alone.
     Only(Host, &'static Step),
 }
 
 const STEPS: &[Step] = &[
-    Step::Say("A new host: dom0, and nothing else"),
+    Step::Say("A new host: dom0, eight labels, two pools, and nothing else"),
+    Step::Mgmt("info"),
     Step::Mgmt("vm list"),
-    Step::Only(Host::Xen, &Step::Say("A kernel for its VMs is a folder in the kernel pool")),
+    Step::Mgmt("call mgmt.pool.List dom0"),
+    Step::Only(Host::Xen, &Step::Say("A kernel for its VMs is a folder in the pool of kernels")),
     Step::Only(Host::Xen, &Step::Shell("cp -r $KERNEL $STATE/vm-kernels/linux")),
     Step::Say("A template, made of a disk image that is streamed to the default pool"),
-    Step::Mgmt("call mgmt.vm.CreateTemplate dom0 demo-template < $ROOT_IMAGE"),
-    Step::Only(Host::Xen, &Step::Mgmt("call mgmt.vm.property.Set demo-template kernel <<< linux")),
+    Step::Mgmt("call mgmt.vm.CreateTemplate dom0 base < $ROOT_IMAGE"),
+    Step::Only(Host::Xen, &Step::Mgmt("call mgmt.vm.property.Set base kernel < <(printf linux)")),
+    Step::Only(
+        Host::Xen,
+        &Step::Mgmt(
+            "call mgmt.vm.property.Set base kernelopts < <(printf 'console=hvc0 quiet mitigations=off mgmt.name=work')",
+        ),
+    ),
+    Step::Only(Host::Xen, &Step::Mgmt("call mgmt.vm.property.Set base virt_mode < <(printf pv)")),
+    Step::Mgmt("call mgmt.vm.property.Set base memory < <(printf 200)"),
+    Step::Mgmt("call mgmt.vm.property.Set base maxmem < <(printf 200)"),
     Step::Say("A VM on it"),
-    Step::Mgmt("vm create demo --class AppVM --template demo-template --label red"),
-    Step::Mgmt("vm start demo"),
+    Step::Mgmt("call mgmt.vm.Create.AppVM dom0 base < <(printf 'name=work label=red')"),
+    Step::Mgmt("call mgmt.vm.property.Set work vcpus < <(printf 1)"),
+    Step::Mgmt("vm start work"),
     Step::Mgmt("vm list"),
     Step::Only(Host::Xen, &Step::Shell("xl list")),
-    Step::Mgmt("vm pause demo"),
+    Step::Only(Host::Xen, &Step::Say("The guest mounts its root and tells its name")),
+    Step::Only(Host::Xen, &Step::Until("grep GUEST-UP /var/log/xen/guest-work.log")),
+    Step::Say("It is paused, and goes on"),
+    Step::Mgmt("vm pause work"),
+    Step::Mgmt("call mgmt.vm.CurrentState work"),
+    Step::Only(Host::Xen, &Step::Shell("xl list work")),
+    Step::Mgmt("vm unpause work"),
+    Step::Say("It is given a disk, and the disk is taken again"),
+    Step::Shell("truncate -s 4M $STATE/disk.img"),
+    Step::Mgmt("call mgmt.vm.device.block.Attach work dom0+$STATE/disk.img"),
+    Step::Mgmt("call mgmt.vm.device.block.List work"),
+    Step::Only(Host::Xen, &Step::Until("grep 'GUEST-DISK + xvdi' /var/log/xen/guest-work.log")),
+    Step::Mgmt("call mgmt.vm.device.block.Detach work dom0+$STATE/disk.img"),
+    Step::Mgmt("call mgmt.vm.device.block.List work"),
+    Step::Say("What is wrong is said"),
+    Step::Refused("vm remove work"),
+    Step::Refused("call mgmt.vm.device.block.Attach work dom0+/no/such/file"),
+    Step::Say("It shuts down, starts again, is killed and removed"),
+    Step::Mgmt("vm shutdown work"),
+    Step::Until("mgmt vm list | grep 'work.*Halted'"),
+    Step::Only(Host::Xen, &Step::Shell("xl list")),
+    Step::Mgmt("vm start work"),
+    Step::Mgmt("vm kill work"),
     Step::Mgmt("vm list"),
-    Step::Mgmt("vm unpause demo"),
-    Step::Mgmt("vm shutdown demo"),
-    Step::Until("mgmt vm list | grep -q 'demo .*Halted'"),
-    Step::Mgmt("vm remove demo"),
+    Step::Mgmt("vm remove work"),
+    Step::Mgmt("vm remove base"),
     Step::Mgmt("vm list"),
+    Step::Only(Host::Xen, &Step::Shell("xl list; losetup --list")),
 ];
 
 /// Builds the programs and plays the demo.
@@ -127,10 +162,14 @@ show() {
     printf '\n$ %s\n' "$1"
     eval "$1" || { printf 'failed with status %s\n' $?; exit 1; }
 }
+refused() {
+    printf '\n$ %s\n' "$1"
+    if eval "$1" 2>&1; then echo 'this should have been refused'; exit 1; fi
+}
 until_true() {
     local end=$((SECONDS + 60))
     until eval "$1"; do
-        [ $SECONDS -lt $end ] || { printf '\nnot true after 60 s: %s\n' "$1"; exit 1; }
+        [ $SECONDS -lt $end ] || { printf '\nnot true after 240 s: %s\n' "$1"; exit 1; }
         sleep 0.2
     done
     printf '\n$ %s\n' "$1"
@@ -169,6 +208,7 @@ impl Step {
         let (function, text) = match self {
             Self::Say(text) => ("say", (*text).to_owned()),
             Self::Mgmt(words) => ("show", format!("mgmt {words}")),
+            Self::Refused(words) => ("refused", format!("mgmt {words}")),
             Self::Shell(line) => ("show", (*line).to_owned()),
             Self::Until(line) => ("until_true", (*line).to_owned()),
             Self::Only(only, step) => {

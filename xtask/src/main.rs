@@ -38,6 +38,9 @@ enum Command {
         /// Leave the on-Xen suite out.
         #[arg(long)]
         no_xen: bool,
+        /// Nothing but the on-Xen suite, or of it the tests with one of these words in their names.
+        #[arg(long, conflicts_with = "no_xen", value_name = "WORD", num_args = 0..)]
+        on_xen: Option<Vec<String>>,
     },
     /// Boots Xen with a dom0 in QEMU and runs a command there; its output and exit status are this command's.
     ///
@@ -75,7 +78,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo { xen } => demo::run(if xen { demo::Host::Xen } else { demo::Host::Sim }),
-        Command::Test { no_xen } => test::run(if no_xen { test::Suites::Native } else { test::Suites::All }),
+        Command::Test { no_xen: true, .. } => test::run(&test::Suites::Native),
+        Command::Test { on_xen: Some(words), .. } => test::run(&test::Suites::OnXen(words)),
+        Command::Test { .. } => test::run(&test::Suites::All),
         Command::Testbed { shell: true, .. } => testbed::shell(),
         Command::Testbed { timeout, words, .. } => testbed::command(&words, Duration::from_secs(timeout)),
         Command::Headers { xen } => headers::unpack(xen.as_deref()).map(|()| ExitCode::SUCCESS),

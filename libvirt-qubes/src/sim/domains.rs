@@ -184,16 +184,13 @@ impl Link {
                 return Err(error(Kind::Backend).because("it was destroyed while it was built"));
             }
         }
-        let (listener, last) = (self.listener, cancel.clone());
+        let listener = self.listener;
         let finish = move |state: &mut State| {
             let record = state.get(domid).filter(|record| record.phase == Phase::Building).cloned();
             let Some(mut record) = record else {
                 let gone = Error::new(Kind::Backend, op, domid);
                 return Err(gone.because("it was destroyed while it was built"));
             };
-            if last.is_cancelled() {
-                return Err(record.error(Kind::Cancelled, op));
-            }
             state.services(op, &record.spec.name)?;
             if let Some(boot) = &record.spec.boot {
                 for file in std::iter::once(&boot.kernel).chain(&boot.ramdisk) {

@@ -65,3 +65,36 @@ impl Toolstack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::config::{Access, DiskSpec};
+    use crate::error::Kind;
+    use crate::ids::DomId;
+    use crate::sim::{SimConfig, SimHypervisor, World};
+
+    #[tokio::test]
+    async fn the_late_news_of_an_earlier_run_takes_nothing_from_the_next() {
+        let sim = SimHypervisor::open(World::memory(), SimConfig::default()).await.unwrap();
+        let toolstack = Toolstack::open(Arc::new(sim)).await.unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let vdev = "xvda".parse().unwrap();
+        let disk = [DiskSpec { vdev, path: file.path().into(), access: Access::ReadWrite }];
+        let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let run = |number| DomId::new(number).unwrap();
+        toolstack.claim_disks(ours, &disk).await.unwrap();
+        toolstack.inner.holders.lock().unwrap().insert(ours, run(5));
+        for change in [DomainChange::Paused, DomainChange::Died] {
+            toolstack.note(DomainEvent { uuid: ours, domid: run(4), change });
+            let taken = toolstack.claim_disks(other, &disk).await;
+            assert_eq!(taken.unwrap_err().kind(), Kind::Busy);
+        }
+        toolstack.note(DomainEvent { uuid: ours, domid: run(5), change: DomainChange::Died });
+        toolstack.claim_disks(other, &disk).await.unwrap();
+    }
+}

@@ -95,8 +95,14 @@ impl Domains for LibxlHypervisor {
     fn destroy(&self, uuid: Uuid) -> BoxFuture<'_, Result<()>> {
         let what = What::new("destroy", Op::DestroyDomain, uuid);
         Box::pin(async move {
-            let thread = what.clone();
-            self.inner.lanes.run(Lane::End, what, move || end::destroy(&thread, uuid)).await
+            let called_off = self.inner.building.call_off(uuid).await;
+            let (inner, named) = (Arc::clone(&self.inner), what.clone());
+            let end = move || end::destroy(&inner.events, &named, uuid);
+            match self.inner.lanes.run(Lane::End, what, end).await {
+                // The build has undone itself.
+                Err(error) if called_off && error.kind() == Kind::NotFound => Ok(()),
+                other => other,
+            }
         })
     }
 }
@@ -104,8 +110,11 @@ impl Domains for LibxlHypervisor {
 impl Inner {
     async fn create(self: &Arc<Self>, spec: DomainSpec, cancel: CancellationToken) -> Result<DomId> {
         let what = What::new("create", Op::CreateDomain, &spec.name);
-        let building = self.begin_building(&spec, &what)?;
         let uuid = spec.uuid;
+        let cancel = cancel.child_token();
+        let reserved = self.building.begin(&spec.name, uuid, cancel.clone());
+        let reserved = reserved
+            .ok_or_else(|| what.error(Kind::AlreadyExists).because("a domain is being built with it"))?;
         // Whether libxl was asked to build: before, a domain of this UUID is somebody else's.
         let begun = Arc::new(AtomicBool::new(false));
         let work = {
@@ -129,11 +138,13 @@ impl Inner {
                 });
                 match &built {
                     // That the watch is there only puts the events of the next calls in order.
-                    Ok(domid) => drop(inner.events.watch(uuid, *domid).blocking_recv()),
-                    Err(_) if begun.load(Ordering::Acquire) => end::clean_up(&what, uuid),
+                    Ok(domid) => {
+                        inner.events.watch(uuid, *domid).blocking_recv().ok();
+                    }
+                    Err(_) if begun.load(Ordering::Acquire) => end::clean_up(&inner.events, &what, uuid),
                     Err(_) => {}
                 }
-                drop(building);
+                drop(reserved);
                 built
             }
         };

@@ -19,7 +19,7 @@ impl EventSource for LibxlHypervisor {
         Box::pin(self.inner.short(what, move |inner, what| {
             let info = find(&inner.main, what, uuid)?;
             // That the watch is there only puts the events of the next calls in order.
-            drop(inner.events.watch(uuid, info.domid).blocking_recv());
+            inner.events.watch(uuid, info.domid).blocking_recv().ok();
             Ok(())
         }))
     }

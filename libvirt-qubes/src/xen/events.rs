@@ -24,7 +24,7 @@ use xen_sys::{libxl_error, libxl_event, libxl_event_type, libxl_evgen_domain_dea
 
 use super::convert;
 use super::ctx::Ctx;
-use super::watched::{Sight, Watched};
+use super::watched::{Ending, Sight, Watched};
 use super::xenstore;
 use crate::error::{At, Op, Result};
 use crate::hypervisor::{DomainEvent, HypervisorEvent};
@@ -46,6 +46,7 @@ pub(super) type Asked = Arc<Mutex<HashSet<u32>>>;
 enum Request {
     Watch { uuid: Uuid, domid: DomId, done: oneshot::Sender<()> },
     Look,
+    Ending { domid: DomId, ending: Ending, done: oneshot::Sender<()> },
     Stop { stopped: Option<oneshot::Sender<()>> },
 }
 
@@ -107,6 +108,13 @@ impl Events {
     /// Lists the domains now instead of within a second: something was changed that has no event.
     pub(super) fn look(&self) {
         self.send(Request::Look);
+    }
+
+    /// Says that we begin to destroy a domain, or have failed to; the receiver hears when it is heeded.
+    pub(super) fn ending(&self, domid: DomId, ending: Ending) -> oneshot::Receiver<()> {
+        let (done, heeded) = oneshot::channel();
+        self.send(Request::Ending { domid, ending, done });
+        heeded
     }
 
     /// Ends the thread; the receiver hears when it has let go of the main context.
@@ -204,6 +212,13 @@ impl Loop {
                         done.send(()).ok();
                     }
                     Ok(Request::Look) => look = true,
+                    Ok(Request::Ending { domid, ending, done }) => {
+                        if let Some(watch) = self.watches.get_mut(&domid.get()) {
+                            watch.watched.set_ending(ending);
+                        }
+                        // Who asked may have gone.
+                        done.send(()).ok();
+                    }
                     Ok(Request::Stop { stopped }) => {
                         self.stop();
                         return stopped;

@@ -15,6 +15,7 @@
 //!
 //! This module alone knows libxl. It has no policy: what a VM is, and when it starts, is decided above.
 
+mod building;
 mod calls;
 mod convert;
 mod ctx;
@@ -34,19 +35,16 @@ mod telling;
 mod watched;
 mod xenstore;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use uuid::Uuid;
-
+use self::building::Building;
 use self::ctx::Ctx;
 pub use self::error::LibxlError;
 use self::events::Events;
 use self::operation::{Lane, Lanes, What};
-use crate::config::DomainSpec;
 use crate::error::{At, Error, Kind, Op, Result};
-use crate::ids::{DomId, VmName};
+use crate::ids::DomId;
 
 /// What [`LibxlHypervisor::open`] needs.
 #[derive(Debug, Clone)]
@@ -80,7 +78,7 @@ struct Inner {
     events: Events,
     lanes: Lanes,
     block_script: PathBuf,
-    building: Mutex<HashSet<Building>>,
+    building: Building,
     /// Held by who counts pauses: looking and counting must be one step.
     pausing: Mutex<()>,
 }
@@ -106,7 +104,7 @@ impl LibxlHypervisor {
             events,
             lanes: Lanes::new(operations),
             block_script,
-            building: Mutex::default(),
+            building: Building::default(),
             pausing: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -137,28 +135,6 @@ fn check_program(program: &Path) -> Result<()> {
     rustix::fs::access(program, rustix::fs::Access::EXEC_OK).at(Op::OpenHypervisor, program.display())
 }
 
-/// A name or UUID that a domain is being built with in this process.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Building {
-    Name(VmName),
-    Uuid(Uuid),
-}
-
-/// Keeps a name and a UUID to one build; gives them back when dropped.
-struct Reserved {
-    inner: Arc<Inner>,
-    what: [Building; 2],
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        let mut building = self.inner.building.lock().unwrap_or_else(PoisonError::into_inner);
-        for one in &self.what {
-            building.remove(one);
-        }
-    }
-}
-
 impl Inner {
     /// Runs a call on the main context.
     async fn short<T: Send + 'static>(
@@ -168,17 +144,6 @@ impl Inner {
     ) -> Result<T> {
         let (inner, named) = (Arc::clone(self), what.clone());
         self.lanes.run(Lane::Short, what, move || work(&inner, &named)).await
-    }
-
-    /// `Kind::AlreadyExists` while another build has this name or UUID: libxl would let both begin.
-    fn begin_building(self: &Arc<Self>, spec: &DomainSpec, what: &What) -> Result<Reserved> {
-        let wanted = [Building::Name(spec.name.clone()), Building::Uuid(spec.uuid)];
-        let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        if wanted.iter().any(|one| building.contains(one)) {
-            return Err(what.error(Kind::AlreadyExists).because("it is being built"));
-        }
-        building.extend(wanted.iter().cloned());
-        Ok(Reserved { inner: Arc::clone(self), what: wanted })
     }
 
     fn pausing(&self) -> MutexGuard<'_, ()> {

@@ -203,9 +203,12 @@ impl Running {
         });
         self.over.store(true, Ordering::Release);
         *self.ctx() = None;
-        // Whatever libxl made of the abort, the caller asked for it.
         match result {
-            Err(error) if cancel.is_cancelled() => Err(what.error(Kind::Cancelled).because(error)),
+            // The caller asked for it, and what libxl logs of an abort ("timeout", "unable to add") misleads.
+            Err(error) if cancel.is_cancelled() => {
+                tracing::debug!(error = error.report(), "aborted");
+                Err(what.error(Kind::Cancelled))
+            }
             other => other,
         }
     }

@@ -22,6 +22,13 @@ pub(super) enum Sight {
     Gone,
 }
 
+/// Whether our own destroying of a domain is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Begun,
+    Failed,
+}
+
 /// The state of one domain, from the begin of its watch on.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -30,17 +37,24 @@ pub(super) struct Watched {
     /// `None` before the first sight.
     paused: Option<bool>,
     down: Option<ShutdownReason>,
+    /// We are destroying it: libxl pauses it first, which is nobody's pause.
+    ending: bool,
     gone: bool,
 }
 
 impl Watched {
     pub(super) fn new(uuid: Uuid, domid: DomId) -> Self {
-        Self { uuid, domid, paused: None, down: None, gone: false }
+        Self { uuid, domid, paused: None, down: None, ending: false, gone: false }
     }
 
     /// Whether it was seen gone: nothing follows.
     pub(super) fn is_gone(&self) -> bool {
         self.gone
+    }
+
+    /// We begin to destroy it, or have failed to.
+    pub(super) fn set_ending(&mut self, ending: Ending) {
+        self.ending = ending == Ending::Begun;
     }
 
     /// Takes a sight in; the changes that it shows, in their order.
@@ -49,6 +63,7 @@ impl Watched {
             return Vec::new();
         }
         match sight {
+            Sight::Up { .. } if self.ending => Vec::new(),
             Sight::Up { paused } => {
                 self.down = None;
                 match self.paused.replace(paused) {
@@ -108,6 +123,18 @@ mod tests {
         assert!(!domain.resumed(UP));
         let off = Sight::Down(ShutdownReason::Poweroff);
         assert_eq!(domain.see(off), [DomainChange::Shutdown(ShutdownReason::Poweroff)]);
+    }
+
+    #[test]
+    fn the_pause_that_a_destroy_begins_with_is_no_news() {
+        let mut domain = watched();
+        domain.see(UP);
+        domain.set_ending(Ending::Begun);
+        assert!(domain.see(PAUSED).is_empty());
+        domain.set_ending(Ending::Failed);
+        assert_eq!(domain.see(PAUSED), [DomainChange::Paused]);
+        domain.set_ending(Ending::Begun);
+        assert_eq!(domain.see(Sight::Gone), [DomainChange::Died]);
     }
 
     fn any_sight() -> impl Strategy<Value = Sight> {

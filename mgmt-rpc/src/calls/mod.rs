@@ -1,6 +1,7 @@
 //! The calls, by family: each a row that says what is the same for all who make it, and a function of a few
 //! lines that calls the library.
 
+mod app;
 mod block;
 mod event;
 mod label;
@@ -16,13 +17,13 @@ use libvirt_qubes::qubes::{Host, HostError};
 
 use crate::cx::{Cx, Directory};
 use crate::failure::Failure;
-use crate::refused;
+use crate::refused::{self, Causes, Reader};
 use crate::table::{Row, Table, distinct};
 use crate::wire::VmRef;
 
 /// All rows.
 const FAMILIES: &[&[Row<Host>]] =
-    &[vm::ROWS, power::ROWS, label::ROWS, property::ROWS, pool::ROWS, block::ROWS, event::ROWS];
+    &[vm::ROWS, power::ROWS, label::ROWS, property::ROWS, pool::ROWS, block::ROWS, event::ROWS, app::ROWS];
 
 const _: () = assert!(distinct(FAMILIES), "a call is in the table twice");
 
@@ -49,7 +50,9 @@ trait OrFail<T> {
 
 impl<T, E: Into<HostError>> OrFail<T> for Result<T, E> {
     fn or_fail(self, cx: &Cx<Host>) -> Result<T, Failure> {
-        self.map_err(|error| refused::failure(error.into(), &|vm| cx.sees(vm)))
+        let causes = if cx.source.is_dom0() { Causes::Told } else { Causes::Hidden };
+        let reader = Reader { causes, sees: &|vm| cx.sees(vm) };
+        self.map_err(|error| refused::failure(error.into(), reader))
     }
 }
 

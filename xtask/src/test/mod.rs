@@ -17,11 +17,13 @@ use crate::{cmd, workspace};
 use libtest::{Reader, Tally};
 
 /// What is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Suites {
     All,
     /// Without the on-Xen suite.
     Native,
+    /// The on-Xen suite alone; with words, only its tests that have one of them in their names.
+    OnXen(Vec<String>),
 }
 
 /// The packages that build without Xen's headers, and how.
@@ -38,9 +40,28 @@ const WITHOUT_XEN: &[&str] = &[
 ];
 
 /// Runs the checks in order.
-pub(crate) fn run(suites: Suites) -> Result<ExitCode> {
+pub(crate) fn run(suites: &Suites) -> Result<ExitCode> {
     setup::ensure(&[Need::Build, Need::FileSystems])?;
     let mut tally = Tally::default();
+    if matches!(suites, Suites::All | Suites::Native) {
+        native(&mut tally)?;
+    }
+    let words: Option<&[String]> = match suites {
+        Suites::Native => None,
+        Suites::All => Some(&[]),
+        Suites::OnXen(words) => Some(words),
+    };
+    if let Some(words) = words {
+        title("on Xen");
+        if let Err(error) = on_xen::run(&mut tally, words) {
+            tally.fail("the on-Xen suite", &error);
+        }
+    }
+    Ok(report(&tally, suites))
+}
+
+/// All that needs no Xen.
+fn native(tally: &mut Tally) -> Result<()> {
     let lint = ["--", "-D", "warnings"];
     tally.check("cargo fmt", || cmd::run(cargo("fmt").args(["--all", "--check"])));
     tally.check("cargo clippy", || {
@@ -50,7 +71,7 @@ pub(crate) fn run(suites: Suites) -> Result<ExitCode> {
         cmd::run(cargo("clippy").args(["-q", "--all-targets"]).args(WITHOUT_XEN).args(lint))
     });
     title("cargo test");
-    native(&mut tally)?;
+    cargo_test(tally)?;
     tally.check("cargo doc", || {
         cmd::run(cargo("doc").args(["-q", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     });
@@ -60,13 +81,7 @@ pub(crate) fn run(suites: Suites) -> Result<ExitCode> {
         println!("\ncargo-deny is not installed: licences and advisories of dependencies were not checked");
         tally.skipped.push("cargo deny (cargo-deny is not installed)".to_owned());
     }
-    if suites == Suites::All {
-        title("on Xen");
-        if let Err(error) = on_xen::run(&mut tally) {
-            tally.fail("the on-Xen suite", &error);
-        }
-    }
-    Ok(report(&tally, suites))
+    Ok(())
 }
 
 impl Tally {
@@ -97,7 +112,7 @@ fn cargo(subcommand: &str) -> Command {
 }
 
 /// Unit, integration and documentation tests.
-fn native(tally: &mut Tally) -> Result<()> {
+fn cargo_test(tally: &mut Tally) -> Result<()> {
     let (from, to) = std::io::pipe().context("cannot make a pipe")?;
     let mut command = cargo("test");
     command.args(["--workspace", "--no-fail-fast", "--", "--show-output"]);
@@ -128,7 +143,7 @@ fn native(tally: &mut Tally) -> Result<()> {
 }
 
 /// Names what failed and what was skipped. The last line is for programs.
-fn report(tally: &Tally, suites: Suites) -> ExitCode {
+fn report(tally: &Tally, suites: &Suites) -> ExitCode {
     println!();
     for name in &tally.skipped {
         println!("skipped: {name}");
@@ -140,13 +155,13 @@ fn report(tally: &Tally, suites: Suites) -> ExitCode {
     if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn last_line(tally: &Tally, suites: Suites) -> String {
+fn last_line(tally: &Tally, suites: &Suites) -> String {
     let (passed, failed, skipped) = (tally.passed, tally.failed.len(), tally.skipped.len());
+    let counts = format!("{passed} passed, {failed} failed, {skipped} skipped");
     match suites {
-        Suites::All => format!("{passed} passed, {failed} failed, {skipped} skipped"),
-        Suites::Native => format!(
-            "xtask test: {passed} passed, {failed} failed, {skipped} skipped; on-Xen suite left out (--no-xen)"
-        ),
+        Suites::All => counts,
+        Suites::Native => format!("xtask test: {counts}; on-Xen suite left out (--no-xen)"),
+        Suites::OnXen(_) => format!("xtask test: {counts}; only the on-Xen suite was run (--on-xen)"),
     }
 }
 
@@ -158,8 +173,8 @@ mod tests {
     fn the_last_line_counts_and_says_what_was_left_out() {
         let tally =
             Tally { passed: 7, failed: vec!["a".to_owned()], skipped: vec!["b".to_owned(), "c".to_owned()] };
-        assert_eq!(last_line(&tally, Suites::All), "7 passed, 1 failed, 2 skipped");
-        assert!(last_line(&tally, Suites::Native).ends_with("; on-Xen suite left out (--no-xen)"));
+        assert_eq!(last_line(&tally, &Suites::All), "7 passed, 1 failed, 2 skipped");
+        assert!(last_line(&tally, &Suites::Native).ends_with("; on-Xen suite left out (--no-xen)"));
     }
 
     #[test]

@@ -218,11 +218,15 @@ fn pragma(db: &Connection, path: &Path, pragma: &str, wanted: &str) -> Result<()
 mod tests {
     use uuid::Uuid;
 
+    use super::super::class::{VmClass, VolumeKind};
     use super::super::global::Global;
+    use super::super::pending::{PendingKind, StartPhase, VolumeProgress};
     use super::super::testing::{self, Rig, new_vm};
-    use super::super::value::Value;
-    use super::super::{class::VmClass, create, pool, property};
+    use super::super::value::{Shown, Value};
+    use super::super::{create, pool, property};
     use super::*;
+    use crate::config::Access;
+    use crate::ids::{ByteSize, PoolName};
 
     fn edit(dir: &Path, sql: &str) {
         let db = Connection::open(dir.join("state.db")).unwrap();
@@ -283,6 +287,87 @@ mod tests {
         for file in ["state.db", "state.db-wal", "lock", "ballast"] {
             assert_eq!(std::fs::metadata(state.join(file)).unwrap().mode() & 0o777, 0o600, "{file}");
         }
+    }
+
+    #[test]
+    fn a_state_of_version_1_is_read_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        edit(dir.path(), include_str!("v1.sql"));
+        edit(dir.path(), include_str!("v1_content.sql"));
+        edit(dir.path(), "PRAGMA user_version = 1; PRAGMA application_id = 0x51754d67");
+        let opened = Store::open(dir.path(), || panic!("not a first start")).unwrap();
+        assert_eq!(opened.last_number, 4_294_967_300);
+        let state = testing::snapshot_of(opened.model);
+        let model = &state.model;
+        assert_eq!(model.set_aside().count(), 0, "{:?}", model.set_aside().collect::<Vec<_>>());
+
+        let names: Vec<_> =
+            model.vms().map(|vm| (vm.name.as_str(), vm.qid.get(), vm.class.as_str())).collect();
+        assert_eq!(
+            names,
+            [
+                ("dom0", 0, "AdminVM"),
+                ("debian", 1, "TemplateVM"),
+                ("disp4711", 7, "DispVM"),
+                ("sys-net", 2, "AppVM")
+            ]
+        );
+        let get = |vm: &str, name: &str| {
+            let answer = property::get(&state, model.vm_named(vm).unwrap(), name).unwrap();
+            (answer.origin == property::Origin::Explicit, answer.value)
+        };
+        let (vm, text) =
+            (|name: &str| Shown::Vm(name.parse().unwrap()), |text: &str| Shown::Str(text.into()));
+        assert_eq!(get("debian", "memory"), (true, Shown::Int(700)));
+        assert_eq!(get("sys-net", "memory"), (false, Shown::Int(700)));
+        assert_eq!(get("debian", "kernelopts"), (true, text("quiet ro")));
+        assert_eq!(get("sys-net", "kernel"), (false, text("6.1")));
+        assert_eq!(get("sys-net", "netvm"), (true, Shown::None));
+        assert_eq!(get("sys-net", "label"), (true, Shown::Label("red".parse().unwrap())));
+        assert_eq!(get("disp4711", "netvm"), (true, vm("sys-net")));
+        assert_eq!(get("disp4711", "template"), (true, vm("sys-net")));
+        assert_eq!(get("disp4711", "dispid"), (true, Shown::Int(4711)));
+        assert_eq!(get("disp4711", "label"), (true, Shown::Label("pink".parse().unwrap())));
+
+        let sys_net = model.vm_named("sys-net").unwrap();
+        let volumes: Vec<_> =
+            sys_net.volumes.iter().map(|v| (v.name.as_str(), v.kind, v.size, v.ephemeral)).collect();
+        let (snapshot, volatile) = (VolumeKind::Snapshot, VolumeKind::Volatile);
+        assert_eq!(
+            volumes,
+            [("root", snapshot, None, None), ("volatile", volatile, Some(ByteSize::gib(12)), Some(true))]
+        );
+        let root = model.vm_named("debian").unwrap().volume("root").unwrap();
+        assert_eq!((root.revisions_to_keep, root.access), (Some(3), Access::ReadWrite));
+        assert_eq!(model.volume_size(sys_net, "root"), Some(ByteSize::gib(10)));
+        assert_eq!(sys_net.tags.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(), ["created-by-dom0"]);
+        let features: Vec<_> =
+            sys_net.features.iter().map(|(n, f)| (n.as_str(), f.value.as_str(), f.position)).collect();
+        assert_eq!(features, [("gui", "", 1), ("servicevm", "1", 2)]);
+
+        assert_eq!(&*model.pool("varlibqubes").unwrap().options["revisions_to_keep"], "2");
+        assert_eq!(model.global_vm(Global::DefaultTemplate), Some(model.vm_named("debian").unwrap().uuid));
+        assert_eq!(
+            (model.global_vm(Global::DefaultNetvm), model.global_int(Global::StatsInterval)),
+            (None, Some(5))
+        );
+        assert_eq!(model.default_pool_of("root").map(PoolName::as_str), Some("varlibqubes"));
+
+        let pending: Vec<_> =
+            model.pending().map(|row| (row.id.get(), row.kind, row.vm.name.as_str())).collect();
+        let start = PendingKind::Start(StartPhase::Unpausing);
+        assert_eq!(pending, [(3, PendingKind::Create, "half-made"), (4, start, "sys-net")]);
+        let made: Vec<_> =
+            model.pending().next().unwrap().volumes.iter().map(|v| (&*v.vid, v.progress)).collect();
+        assert_eq!(
+            made,
+            [
+                ("appvms/half-made/root", VolumeProgress::Made),
+                ("appvms/half-made/private", VolumeProgress::Planned)
+            ]
+        );
+        assert!(model.start_pending(sys_net.uuid) && !model.name_is_free(&"half-made".parse().unwrap()));
+        assert_eq!(model.free_qid().unwrap().get(), 4);
     }
 
     #[test]
@@ -391,7 +476,7 @@ mod tests {
         let state = testing::snapshot_of(model);
         let work = testing::vm(&state, "work");
         let template = property::get(&state, &work, "template").unwrap();
-        assert_eq!(template.value, super::super::value::Shown::Vm("debian".parse().unwrap()));
+        assert_eq!(template.value, Shown::Vm("debian".parse().unwrap()));
 
         let dir = filled();
         edit(dir.path(), "UPDATE vm SET class = 'CloudVM' WHERE name = 'work'");

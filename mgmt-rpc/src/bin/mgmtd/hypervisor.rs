@@ -40,8 +40,8 @@ async fn simulated(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
         seed: sim.seed,
         script: sim.script.clone(),
     };
-    let dir = config.state.join("sim");
-    let world = World::on_disk(&dir).await?;
+    // The world makes its own folder `sim` there.
+    let world = World::on_disk(&config.state).await?;
     Ok(Arc::new(SimHypervisor::open(world, config_of_sim).await?))
 }
 

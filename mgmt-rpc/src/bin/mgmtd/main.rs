@@ -1,7 +1,6 @@
 //! The daemon: configuration in, sockets open, one host served until it is told to stop.
 
 mod hypervisor;
-mod options;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,22 +12,21 @@ use clap::Parser;
 use libvirt_qubes::qubes::{EventLimits, Host, HostConfig};
 use libvirt_qubes::storage;
 use mgmt_rpc::calls;
-use mgmt_rpc::config::Config;
+use mgmt_rpc::config::{Config, Flags};
 use mgmt_rpc::dispatch::{Manners, Refusals, Service, Tracebacks};
 use mgmt_rpc::permission::Dom0Only;
 use mgmt_rpc::server::{self, Admission, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-
-use crate::options::Options;
 
 /// From SIGTERM to the end, at most.
 const GRACE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match run(&options) {
+    let flags = Flags::parse();
+    match run(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mgmtd: {error:#}");
@@ -37,20 +35,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> anyhow::Result<()> {
-    let config = options.configuration()?;
-    if options.print_config {
+fn run(flags: &Flags) -> anyhow::Result<()> {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let config = flags.configuration(variables)?;
+    if flags.print_config {
         print!("{}", config.print()?);
         return Ok(());
     }
     let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?}", config.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let ended = runtime.block_on(serve(config));
     // Whatever still blocks a thread is the kernel's to end.
     runtime.shutdown_background();
     ended
+}
+
+/// Lets the process open as many files as it may: each connection takes one, each disk of a VM more.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

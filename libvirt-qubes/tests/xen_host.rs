@@ -1,0 +1,24 @@
+//! The libxl backend on a real Xen. Needs dom0, root, `mgmt-block` in `$MGMT_BIN_DIR` and the guests in
+//! `$MGMT_GUESTS`; run by `cargo xtask test` in the testbed, one test at a time (each looks at the whole host).
+#![cfg(feature = "xen")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends at the first surprise"
+)]
+
+#[path = "xen_host/aborts.rs"]
+mod aborts;
+#[path = "xen_host/disks.rs"]
+mod disks;
+#[path = "xen_host/dom0.rs"]
+mod dom0;
+#[path = "xen_host/events.rs"]
+mod events;
+#[path = "xen_host/leaks.rs"]
+mod leaks;
+#[path = "xen_host/lifecycle.rs"]
+mod lifecycle;
+#[path = "xen_host/refusals.rs"]
+mod refusals;

@@ -1,0 +1,384 @@
+//! The daemon on a real Xen: each step of a VM's life through its socket, with `xl list` and the guest's console
+//! agreeing.
+//!
+//! Runs in dom0: `MGMT_GUESTS` is the folder of the guests, `MGMT_BIN_DIR` that of the programs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use mgmt_tests::{Daemon, Start};
+
+/// On a busy machine that emulates Xen, a Linux guest has taken a minute to come up.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < PATIENCE, "{what}: not after {} s", PATIENCE.as_secs());
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// The letters of `xl list` (`r b p s c d`) for a domain; `None` when Xen has none of that name.
+fn xl_state(name: &str) -> Option<String> {
+    let list = output("xl", &["list"]);
+    let line = list.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+    line.split_whitespace().nth(4).map(str::to_owned)
+}
+
+/// How many domains, loop devices and xenstore nodes there are.
+fn host_has() -> (usize, usize, usize) {
+    let domains = output("xl", &["list"]).lines().count();
+    let loops = output("losetup", &["-n", "-O", "NAME"]).lines().count();
+    (domains, loops, output("xenstore-ls", &["-f"]).lines().count())
+}
+
+fn guests() -> PathBuf {
+    std::env::var_os("MGMT_GUESTS").expect("MGMT_GUESTS is set in the testbed").into()
+}
+
+fn console(name: &str) -> String {
+    let bytes = std::fs::read(format!("/var/log/xen/guest-{name}.log")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\r', "")
+}
+
+fn says(name: &str, line: &str) {
+    let start = Instant::now();
+    while !console(name).lines().any(|said| said == line) {
+        assert!(start.elapsed() < PATIENCE, "no line {line:?} on the console of {name}:\n{}", console(name));
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// A daemon on this Xen, and short words for its calls.
+struct Host(Daemon);
+
+impl Host {
+    /// With the tiny guests and the Linux guest as kernels.
+    fn new() -> Self {
+        let host = Self(Start::new().hypervisor("libxl").start());
+        for kind in ["pv", "pvh"] {
+            let folder = host.0.state().join(format!("vm-kernels/tiny-{kind}"));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::copy(guests().join(format!("tiny-{kind}")), folder.join("vmlinuz")).unwrap();
+        }
+        let folder = host.0.state().join("vm-kernels/linux");
+        std::fs::create_dir(&folder).unwrap();
+        for name in ["vmlinuz", "initramfs"] {
+            std::fs::copy(guests().join("linux").join(name), folder.join(name)).unwrap();
+        }
+        host
+    }
+
+    fn ok(&self, method: &str, destination: &str, argument: &str, payload: &str) -> String {
+        self.0.call(method, destination, argument, payload.as_bytes()).ok()
+    }
+
+    fn set(&self, vm: &str, property: &str, value: &str) {
+        self.ok("mgmt.vm.property.Set", vm, property, value);
+    }
+
+    fn template(&self) {
+        self.ok("mgmt.vm.CreateTemplate", "dom0", "base", "a small root");
+    }
+
+    /// A VM that boots a tiny guest.
+    fn tiny(&self, name: &str, kind: &str, options: &str) {
+        self.ok("mgmt.vm.Create.AppVM", "dom0", "base", &format!("name={name} label=red"));
+        for (property, value) in [
+            ("kernel", format!("tiny-{kind}")),
+            ("virt_mode", kind.to_owned()),
+            ("memory", "16".into()),
+            ("maxmem", "16".into()),
+            ("vcpus", "1".into()),
+            ("kernelopts", format!("mgmt.name={name} {options}")),
+        ] {
+            self.set(name, property, &value);
+        }
+    }
+
+    fn start(&self, name: &str) {
+        // The console's log goes on over domains of one name.
+        drop(std::fs::remove_file(format!("/var/log/xen/guest-{name}.log")));
+        self.ok("mgmt.vm.Start", name, "", "");
+    }
+
+    fn state(&self, name: &str) -> String {
+        let line = self.ok("mgmt.vm.List", name, "", "");
+        line.trim_end().rsplit_once("state=").unwrap().1.to_owned()
+    }
+
+    /// The VM is halted for the daemon, and Xen has no such domain.
+    fn is_gone(&self, name: &str) {
+        assert_eq!((self.state(name).as_str(), xl_state(name)), ("Halted", None));
+    }
+}
+
+fn tiny_life(kind: &str) {
+    let host = Host::new();
+    host.template();
+    let name = format!("life-{kind}");
+    host.tiny(&name, kind, "");
+    host.is_gone(&name);
+    let before = host_has();
+
+    host.start(&name);
+    says(&name, &format!("GUEST-UP name={name}"));
+    assert_eq!(host.state(&name), "Running");
+    let domid = output("xl", &["domid", &name]).trim().to_owned();
+    assert_eq!(host.ok("mgmt.vm.property.Get", &name, "xid", ""), format!("default=yes {domid}"));
+    assert!(xl_state(&name).is_some_and(|letters| !letters.contains(['p', 's', 'd'])));
+
+    host.ok("mgmt.vm.Pause", &name, "", "");
+    assert_eq!(host.state(&name), "Paused");
+    assert!(xl_state(&name).is_some_and(|letters| letters.contains('p')));
+    host.ok("mgmt.vm.Unpause", &name, "", "");
+    assert_eq!(host.state(&name), "Running");
+    assert!(xl_state(&name).is_some_and(|letters| !letters.contains('p')));
+
+    // Somebody else's pause is seen too.
+    output("xl", &["pause", &name]);
+    until("the pause by xl is seen", || host.state(&name) == "Paused");
+    output("xl", &["unpause", &name]);
+    until("the unpause by xl is seen", || host.state(&name) == "Running");
+
+    host.ok("mgmt.vm.Shutdown", &name, "", "");
+    until("the guest shuts down", || host.state(&name) == "Halted");
+    host.is_gone(&name);
+
+    host.start(&name);
+    host.ok("mgmt.vm.Pause", &name, "", "");
+    host.ok("mgmt.vm.Kill", &name, "", "");
+    host.is_gone(&name);
+    assert_eq!(host_has(), before);
+    host.ok("mgmt.vm.Remove", &name, "", "");
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_tiny_pv_guests_life_agrees_with_xl() {
+    tiny_life("pv");
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_tiny_pvh_guests_life_agrees_with_xl() {
+    tiny_life("pvh");
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_guest_that_ends_by_itself_is_noticed_and_cleaned_up_after() {
+    let host = Host::new();
+    host.template();
+    let before = host_has();
+    for how in ["poweroff", "reboot", "crash"] {
+        let name = format!("own-{how}");
+        host.tiny(&name, "pvh", &format!("tiny.after={how} tiny.delay_ms=2000"));
+        let mut events = host.0.socket().events(&name);
+        host.start(&name);
+        let told = events.until(&format!("{name} domain-shutdown"));
+        assert!(told.iter().any(|event| event.starts_with(&format!("{name} domain-start "))), "{told:?}");
+        host.is_gone(&name);
+    }
+    // Destroyed behind our back.
+    host.tiny("outside", "pv", "");
+    let mut events = host.0.socket().events("outside");
+    host.start("outside");
+    output("xl", &["destroy", "outside"]);
+    events.until("outside domain-shutdown");
+    host.is_gone("outside");
+    assert_eq!(host_has(), before);
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_deaf_guest_keeps_running_and_is_killed_at_once() {
+    let host = Host::new();
+    host.template();
+    host.tiny("deaf", "pvh", "tiny.deaf");
+    host.start("deaf");
+    says("deaf", "GUEST-UP name=deaf");
+    host.ok("mgmt.vm.Shutdown", "deaf", "", "");
+    host.ok("mgmt.vm.Shutdown", "deaf", "", "");
+    assert_eq!(host.state("deaf"), "Running");
+    host.ok("mgmt.vm.Kill", "deaf", "", "");
+    host.is_gone("deaf");
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_start_that_fails_says_why_and_leaves_nothing() {
+    let host = Host::new();
+    host.template();
+    host.tiny("fails", "pvh", "");
+    let before = host_has();
+    let fails = |host: &Host| host.0.call("mgmt.vm.Start", "fails", "", b"").exception();
+
+    let broken = host.0.state().join("vm-kernels/broken");
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::write(broken.join("vmlinuz"), "this is no kernel").unwrap();
+    host.set("fails", "kernel", "broken");
+    let (class, text) = fails(&host);
+    assert!(class == "QubesException" && text.contains("create domain"), "{class}: {text}");
+    assert!(text.contains("no loader found") || text.contains("Invalid kernel"), "libxl's own words: {text}");
+    host.is_gone("fails");
+
+    host.set("fails", "kernel", "");
+    let (_, text) = fails(&host);
+    assert!(text.contains("'kernel'"), "{text}");
+
+    host.set("fails", "kernel", "tiny-pvh");
+    host.set("fails", "memory", "100000");
+    let (class, text) = fails(&host);
+    assert_eq!(class, "QubesMemoryError", "{text}");
+    host.is_gone("fails");
+    host.set("fails", "memory", "16");
+
+    assert_eq!(host_has(), before);
+    host.start("fails");
+    says("fails", "GUEST-UP name=fails");
+    host.ok("mgmt.vm.Kill", "fails", "", "");
+    assert_eq!(host_has(), before);
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_kill_ends_a_start_that_is_under_way() {
+    let host = Host::new();
+    host.template();
+    host.tiny("hasty", "pvh", "");
+    let before = host_has();
+    let mut cancelled = 0;
+    for round in 0..6 {
+        let mut events = host.0.socket().events("hasty");
+        let socket = host.0.socket().clone();
+        let starting = std::thread::spawn(move || socket.call("mgmt.vm.Start", "hasty", "", b""));
+        events.until("hasty domain-pre-spawn");
+        sleep(Duration::from_millis(150 * round));
+        host.ok("mgmt.vm.Kill", "hasty", "", "");
+        if starting.join().unwrap().0.starts_with(b"2\0") {
+            cancelled += 1;
+        }
+        host.is_gone("hasty");
+    }
+    assert!(cancelled > 0, "no kill came while the start was under way");
+    assert_eq!(host_has(), before);
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn running_guests_outlive_the_daemon_and_are_adopted() {
+    let host = Host::new();
+    host.template();
+    for (name, kind) in [("runs", "pvh"), ("waits", "pv")] {
+        host.tiny(name, kind, "");
+        host.start(name);
+        says(name, &format!("GUEST-UP name={name}"));
+    }
+    host.ok("mgmt.vm.Pause", "waits", "", "");
+    let xid = host.ok("mgmt.vm.property.Get", "runs", "xid", "");
+
+    let host = Host(host.0.kill_and_restart());
+    assert_eq!((host.state("runs").as_str(), host.state("waits").as_str()), ("Running", "Paused"));
+    assert_eq!(host.ok("mgmt.vm.property.Get", "runs", "xid", ""), xid);
+    host.ok("mgmt.vm.Unpause", "waits", "", "");
+    // The end of an adopted domain is noticed, whether asked for or not.
+    host.ok("mgmt.vm.Shutdown", "runs", "", "");
+    until("the adopted guest shuts down", || host.state("runs") == "Halted");
+    output("xl", &["destroy", "waits"]);
+    until("the end of the other is noticed", || host.state("waits") == "Halted");
+    host.is_gone("runs");
+    host.is_gone("waits");
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn twenty_vms_one_after_the_other_leak_nothing() {
+    let host = Host::new();
+    host.template();
+    let life = |number: usize| {
+        let name = format!("vm{number}");
+        host.tiny(&name, if number.is_multiple_of(2) { "pv" } else { "pvh" }, "");
+        host.start(&name);
+        host.ok("mgmt.vm.Kill", &name, "", "");
+        host.ok("mgmt.vm.Remove", &name, "", "");
+    };
+    life(0);
+    let (before, open) = (host_has(), host.0.open_files());
+    (1..21).for_each(life);
+    assert_eq!(host_has(), before);
+    until("descriptors are as before", || host.0.open_files() <= open);
+}
+
+/// A template of the real root image, and a VM on it with a kernel that finds it.
+fn linux_life(kind: &str) {
+    let host = Host::new();
+    let image = std::fs::read(guests().join("root.img")).unwrap();
+    assert_eq!(host.0.call("mgmt.vm.CreateTemplate", "dom0", "base", &image).ok(), "");
+    let name = format!("linux-{kind}");
+    host.ok("mgmt.vm.Create.AppVM", "dom0", "base", &format!("name={name} label=green"));
+    for (property, value) in
+        [("kernel", "linux"), ("virt_mode", kind), ("memory", "160"), ("maxmem", "160"), ("vcpus", "1")]
+    {
+        host.set(&name, property, value);
+    }
+    host.set(&name, "kernelopts", &format!("quiet mitigations=off random.trust_cpu=on mgmt.name={name}"));
+    let before = host_has();
+
+    host.start(&name);
+    says(&name, &format!("GUEST-UP name={name}"));
+    for line in ["GUEST-ROOT-BOOTS 1", "GUEST-BOOTS 1"] {
+        says(&name, line);
+    }
+
+    let disk = host.0.dir().join("disk.img");
+    let mut bytes = b"HELLO from dom0".to_vec();
+    bytes.resize(1 << 20, 0);
+    std::fs::write(&disk, bytes).unwrap();
+    let device = format!("dom0+{}", disk.display());
+    host.ok("mgmt.vm.device.block.Attach", &name, &device, "");
+    assert_eq!(host.ok("mgmt.vm.device.block.List", &name, "", ""), format!("{device}\n"));
+    says(&name, "GUEST-DISK + xvdi 2048");
+    says(&name, "GUEST-DATA xvdi rw HELLO from dom0");
+    host.ok("mgmt.vm.device.block.Detach", &name, &device, "");
+    says(&name, "GUEST-DISK - xvdi");
+    assert_eq!(host.ok("mgmt.vm.device.block.List", &name, "", ""), "");
+
+    host.ok("mgmt.vm.Shutdown", &name, "", "");
+    until("the guest shuts down", || host.state(&name) == "Halted");
+    says(&name, "GUEST-DOWN poweroff");
+    host.is_gone(&name);
+    assert_eq!(host_has(), before);
+
+    // What it wrote on its private volume was committed; what it wrote on its root was thrown away.
+    host.start(&name);
+    says(&name, &format!("GUEST-UP name={name}"));
+    for line in ["GUEST-ROOT-BOOTS 1", "GUEST-BOOTS 2"] {
+        says(&name, line);
+    }
+    host.ok("mgmt.vm.Kill", &name, "", "");
+    host.is_gone(&name);
+    assert_eq!(host_has(), before);
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_linux_pv_guests_life_with_its_volumes_and_a_disk() {
+    linux_life("pv");
+}
+
+#[test]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+fn a_linux_pvh_guests_life_with_its_volumes_and_a_disk() {
+    linux_life("pvh");
+}
