@@ -218,17 +218,8 @@ impl Creation {
 
     /// Takes the volumes' places: nothing lies there yet, and from now on what does is this operation's.
     async fn record(&self) -> Result<(), HostError> {
-        for volume in self.volumes.iter().filter(|volume| volume.spec.kind.is_persistent()) {
-            match self.host.storage.verify(volume).await {
-                Err(error) if error.kind() == Kind::NotFound => {}
-                Err(error) => return Err(error.into()),
-                Ok(()) => {
-                    let words = "a volume of this name is in the pool already, and no VM has it";
-                    return Err(Error::new(Kind::AlreadyExists, Op::CreateVolume, &volume.id)
-                        .because(words)
-                        .into());
-                }
-            }
+        for volume in &self.volumes {
+            self.host.storage.vacant(volume).await?;
         }
         let pending = self.plan.pending;
         let names: Vec<_> = self.volumes.iter().map(|volume| volume.id.volume.clone()).collect();
