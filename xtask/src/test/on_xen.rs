@@ -54,13 +54,17 @@ pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
     let binaries = executables(cargo("build").args(["--workspace", "--bins", "--exclude", "xtask"]), "bin")?;
     let programs = executables(cargo("test").args(["--workspace", "--no-run"]), "test")?;
     let programs: Vec<_> = programs.into_iter().filter(|(name, _)| name.starts_with(ON_XEN)).collect();
+    if programs.is_empty() {
+        bail!("Cargo built no test program {ON_XEN}*");
+    }
     let mut tests = Vec::new();
     for (name, path) in &programs {
         tests.extend(ignored_tests(name, path)?);
     }
     tests.retain(|test| words.is_empty() || words.iter().any(|word| test.name.contains(word)));
     if tests.is_empty() {
-        bail!("no ignored test of that name in a test program {ON_XEN}*");
+        let names: Vec<_> = programs.iter().map(|(name, _)| name.as_str()).collect();
+        bail!("no ignored test{} in {}", wanted(words), names.join(", "));
     }
 
     let testbed = Testbed::prepare()?;
@@ -83,6 +87,10 @@ pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
         bail!("{} (the whole console: {})", outcome.end, testbed.console_log().display());
     }
     Ok(())
+}
+
+fn wanted(words: &[String]) -> String {
+    if words.is_empty() { String::new() } else { format!(" with {} in its name", words.join(" or ")) }
 }
 
 fn count(tally: &mut Tally, test: &Test, number: usize, outcome: &Outcome) {

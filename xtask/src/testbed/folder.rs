@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 use super::guests;
 use crate::workspace;
 
+/// Followed by the number of the process that it belongs to.
+const PREFIX: &str = "run.";
+
 /// A folder of its own for this process, under the testbed's.
 pub(crate) struct Folder {
     path: PathBuf,
@@ -16,7 +19,8 @@ pub(crate) struct Folder {
 impl Folder {
     /// A new one below `testbed`.
     pub(crate) fn create(testbed: &Path) -> Result<Self> {
-        let path = testbed.join(format!("run.{}", std::process::id()));
+        remove_orphans(testbed)?;
+        let path = testbed.join(format!("{PREFIX}{}", std::process::id()));
         workspace::remove(&path)?;
         let folder = Self { path };
         for path in [folder.share(), folder.files()] {
@@ -71,10 +75,43 @@ impl Folder {
     }
 }
 
+/// Removes what runs have left whose process was killed.
+fn remove_orphans(testbed: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(testbed) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            workspace::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = workspace::remove(&self.path) {
             eprintln!("xtask: {error:#}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_folder_replaces_those_of_processes_that_are_gone_and_goes_itself() {
+        let testbed = std::env::temp_dir().join(format!("xtask-folder-{}", std::process::id()));
+        let (orphan, other) = (testbed.join("run.0"), testbed.join("run.1"));
+        fs::create_dir_all(&orphan).unwrap();
+        fs::create_dir_all(&other).unwrap();
+        let folder = Folder::create(&testbed).unwrap();
+        assert!(folder.share().is_dir() && folder.files().is_dir());
+        assert!(!orphan.exists() && other.exists(), "process 1 lives");
+        let path = folder.path.clone();
+        drop(folder);
+        assert!(!path.exists());
+        fs::remove_dir_all(&testbed).unwrap();
     }
 }
