@@ -12,7 +12,7 @@
 //!
 //! A domain that has shut down stays, with its memory and its disks, until it is destroyed. [`plan`] decides
 //! from the state and the request alone; [`Step`] does and undoes through a
-//! [`Toolstack`](crate::toolstack::Toolstack), and `exec` runs it.
+//! [`Toolstack`], and `exec` runs it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

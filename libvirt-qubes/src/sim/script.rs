@@ -1,21 +1,4 @@
-//! The script: rules written by a person, in TOML.
-//!
-//! ```toml
-//! [[rule]]
-//! vm = "work"                 # a name, or "*" (the default)
-//! step = "create"             # create pause unpause shutdown destroy attach-disk detach-disk
-//! times = 1                   # how often; always when left out; counted anew when the script is read
-//! percent = 100               # how likely
-//! # what happens, one or more of:
-//! delay_ms = 500
-//! hang = true                 # until cancelled or destroyed
-//! fail = { kind = "no-memory", text = "the words of the error" }
-//! deaf = true                 # the guest ignores the request; step shutdown
-//! poweroff_after_ms = 100     # all that follows: in the guest's own time after the step, which stands
-//! reboot_after_ms = 100       # still while it is paused, so that from "create" on it counts from its
-//! crash_after_ms = 100        # first instruction
-//! write = { vdev = "xvdb", offset = 0, text = "hello", after_ms = 0 }
-//! ```
+//! The script: rules written by a person, in TOML, as the module `sim` describes.
 
 use std::path::Path;
 use std::time::Duration;
