@@ -260,7 +260,7 @@ fn a_vm_that_names_itself_can_be_removed() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 50, ..ProptestConfig::default() })]
 
     #[test]
     fn random_changes_keep_model_indexes_store_and_oracle_in_agreement(

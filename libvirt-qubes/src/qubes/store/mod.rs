@@ -119,6 +119,12 @@ impl Store {
         Ok(())
     }
 
+    /// Reads the whole store again.
+    #[cfg(test)]
+    pub(super) fn read(&self) -> Result<Model> {
+        load::model(&self.db, &self.name)
+    }
+
     /// Folds the log into the database and closes it.
     pub(super) fn close(self) -> Result<()> {
         let folded = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").at_store(&self.name);

@@ -125,3 +125,174 @@ fn one(changed: usize) -> rusqlite::Result<()> {
 fn unless(wrong: bool, what: impl FnOnce() -> String) -> Result<(), Inconsistent> {
     if wrong { Err(Inconsistent(what())) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::class::{VmClass, VolumeKind};
+    use super::super::create;
+    use super::super::ids::Qid;
+    use super::super::pending::{PendingVolume, Reserved, StartPhase};
+    use super::super::store::Store;
+    use super::super::testing::{self, new_vm};
+    use super::*;
+    use crate::config::Access;
+    use crate::ids::ByteSize;
+
+    fn vm(
+        state: &super::super::snapshot::Snapshot,
+        name: &str,
+        class: VmClass,
+        template: Option<&str>,
+    ) -> Arc<Vm> {
+        create::begin(state, &new_vm(name, class, template)).unwrap().answer.vm
+    }
+
+    /// Does a write to both, and compares the model with what the store then holds.
+    fn both(store: &Store, model: &mut Model, write: &Write) {
+        write.apply(model).unwrap_or_else(|error| panic!("{write:?}: {error}"));
+        write.execute(&store.db).unwrap_or_else(|error| panic!("{write:?}: {error}"));
+        let read = store.read().unwrap();
+        assert_eq!(read.set_aside().count(), 0, "{write:?}");
+        assert!(read.same_rows(model), "{write:?}");
+        assert_eq!(*model, model.reindexed(), "{write:?}");
+    }
+
+    #[test]
+    fn every_write_does_the_same_to_the_store_as_to_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = testing::open(dir.path());
+        let (store, mut model) = (opened.store, opened.model);
+        store.db.execute_batch("BEGIN").unwrap();
+        let name = |name: &str| name.parse::<VolumeName>().unwrap();
+        let pool = |name: &str, options: &[(&str, &str)]| {
+            let options = options.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+            let options: BTreeMap<_, _> = options.collect();
+            Arc::new(Pool { name: name.parse().unwrap(), driver: "file".into(), options, position: 7 })
+        };
+        let volume = |pool: &str, vid: Option<&str>, kind| {
+            Arc::new(VolumeConfig {
+                name: name("extra"),
+                pool: pool.parse().unwrap(),
+                vid: vid.map(Into::into),
+                kind,
+                size: vid.map(|_| ByteSize::bytes(513)),
+                access: Access::ReadOnly,
+                revisions_to_keep: Some(-1),
+                ephemeral: Some(false),
+            })
+        };
+        let debian = vm(&testing::snapshot_of(model.clone()), "debian", VmClass::TemplateVm, None);
+        both(&store, &mut model, &Write::AddVm(debian.clone()));
+        let work = vm(&testing::snapshot_of(model.clone()), "work", VmClass::AppVm, Some("debian"));
+        let (a, d) = (work.uuid, debian.uuid);
+        let label = Label {
+            index: LabelIndex::new(9).unwrap(),
+            name: "pink".parse().unwrap(),
+            colour: "0xFFc0cb".parse().unwrap(),
+        };
+        let start = Pending {
+            id: PendingId::new(5),
+            kind: PendingKind::Start(StartPhase::Building),
+            vm: Reserved { uuid: a, qid: work.qid, name: work.name.clone() },
+            volumes: Vec::new(),
+        };
+        let planned = |volume: &str| PendingVolume {
+            volume: name(volume),
+            pool: "fast".parse().unwrap(),
+            vid: format!("appvms/new/{volume}").into(),
+            progress: VolumeProgress::Planned,
+        };
+        let create = Pending {
+            id: PendingId::new(6),
+            kind: PendingKind::Create,
+            vm: Reserved {
+                uuid: Uuid::from_u128(77),
+                qid: Qid::new(50).unwrap(),
+                name: "new".parse().unwrap(),
+            },
+            volumes: vec![planned("root"), planned("private")],
+        };
+        let set = |vm, property, value| Write::SetProperty(vm, property, Some(value));
+        let unset = |vm, property| Write::SetProperty(vm, property, None);
+        let feature = |name: &str, value: Option<&str>| {
+            Write::SetFeature(a, name.parse().unwrap(), value.map(|value| value.parse().unwrap()))
+        };
+        let tag = |tag: &str| tag.parse::<Tag>().unwrap();
+        for write in [
+            Write::AddVm(work),
+            set(a, Property::Memory, Value::Int(500)),
+            set(a, Property::Memory, Value::Int(501)),
+            set(a, Property::Debug, Value::Bool(true)),
+            set(a, Property::Kernelopts, Value::text("a\nb 'c' \"d\"")),
+            unset(a, Property::Memory),
+            unset(a, Property::Vcpus),
+            set(a, Property::TemplateForDispvms, Value::Bool(true)),
+            set(d, Property::DefaultDispvm, Value::Vm(Some(a))),
+            set(d, Property::DefaultDispvm, Value::Vm(None)),
+            unset(d, Property::DefaultDispvm),
+            Write::AddLabel(Arc::new(label)),
+            set(a, Property::Label, Value::Label(LabelIndex::new(9).unwrap())),
+            set(a, Property::Label, Value::Label(LabelIndex::new(1).unwrap())),
+            Write::RemoveLabel(LabelIndex::new(9).unwrap()),
+            Write::SetPool(pool("fast", &[("dir_path", "/x"), ("revisions_to_keep", "1")])),
+            Write::SetPool(pool("fast", &[("dir_path", "/y")])),
+            Write::SetVolume(a, volume("fast", Some("appvms/work/extra"), VolumeKind::Origin)),
+            Write::SetVolume(a, volume("varlibqubes", Some("elsewhere"), VolumeKind::Volatile)),
+            Write::SetVolume(a, volume("linux-kernel", None, VolumeKind::Kernel)),
+            Write::RemoveVolume(a, name("extra")),
+            Write::AddTag(a, tag("two")),
+            Write::AddTag(a, tag("one")),
+            Write::RemoveTag(a, tag("two")),
+            feature("b", Some("1")),
+            feature("a", Some("")),
+            feature("b", Some("2")),
+            feature("a", None),
+            feature("c", Some("3")),
+            Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(Some(d)))),
+            Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(None))),
+            Write::SetGlobal(Global::DefaultPoolRoot, Some(Value::Pool("fast".parse().unwrap()))),
+            Write::SetGlobal(Global::DefaultPoolRoot, None),
+            Write::SetGlobal(Global::StatsInterval, Some(Value::Int(9))),
+            Write::SetGlobal(Global::CheckUpdatesVm, Some(Value::Bool(false))),
+            Write::SetGlobal(Global::DefaultKernel, Some(Value::text("6.1"))),
+            Write::SetGlobal(Global::StatsInterval, None),
+            Write::BeginPending(Arc::new(start)),
+            Write::AdvancePending(PendingId::new(5), PendingKind::Start(StartPhase::Unpausing)),
+            Write::FinishPending(PendingId::new(5)),
+            Write::BeginPending(Arc::new(create)),
+            Write::RecordVolume(PendingId::new(6), name("private"), VolumeProgress::Made),
+            Write::ForgetVolume(PendingId::new(6), name("root")),
+            Write::FinishPending(PendingId::new(6)),
+            Write::RemovePool("fast".parse().unwrap()),
+            Write::RemoveVm(a),
+            Write::RemoveVm(d),
+        ] {
+            both(&store, &mut model, &write);
+        }
+        assert_eq!(model.vm_count(), 1);
+    }
+
+    #[test]
+    fn what_is_still_used_cannot_be_taken_out_of_model_or_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = testing::open(dir.path());
+        let (store, mut model) = (opened.store, opened.model);
+        store.db.execute_batch("BEGIN").unwrap();
+        let debian = vm(&testing::snapshot_of(model.clone()), "debian", VmClass::TemplateVm, None);
+        both(&store, &mut model, &Write::AddVm(debian.clone()));
+        let work = vm(&testing::snapshot_of(model.clone()), "work", VmClass::AppVm, Some("debian"));
+        both(&store, &mut model, &Write::AddVm(work));
+        for write in [
+            Write::RemoveVm(debian.uuid),
+            Write::RemovePool("varlibqubes".parse().unwrap()),
+            Write::RemovePool("linux-kernel".parse().unwrap()),
+            Write::RemoveLabel(debian.label),
+            Write::AddVm(debian.clone()),
+        ] {
+            assert!(write.apply(&mut model.clone()).is_err(), "{write:?}");
+            assert!(write.execute(&store.db).is_err(), "{write:?}");
+        }
+    }
+}
