@@ -187,3 +187,12 @@ fn calls_on_pools() {
 fn calls_on_block_devices() {
     play("block");
 }
+
+#[test]
+fn the_daemon_tells_what_it_runs_on_under_its_own_prefix_alone() {
+    let daemon = Daemon::start();
+    let info = format!("hypervisor=sim\nversion={}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(daemon.call("mgmt.Info", "dom0", "", b"").ok(), info);
+    let unknown = daemon.call("admin.Info", "dom0", "", b"");
+    assert_eq!(unknown.0, b"2\0ProtocolError\0\0no such method: %s\0'admin.Info'\0");
+}

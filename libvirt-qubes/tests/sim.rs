@@ -212,9 +212,10 @@ async fn pauses_count_for_others_and_one_unpause_of_ours_ends_them_all() {
     sim.pause(work.uuid).await.unwrap();
     sim.world().unpause(work.uuid).await.unwrap();
     assert_eq!(state().await, DomainState::Paused);
-    sim.unpause(work.uuid).await.unwrap();
-    sim.unpause(work.uuid).await.unwrap();
-    assert_eq!(state().await, DomainState::Running);
+    for _ in 0..2 {
+        sim.unpause(work.uuid).await.unwrap();
+        assert_eq!(state().await, DomainState::Running);
+    }
     assert!(sim.world().unpause(work.uuid).await.is_err(), "Xen refuses one unpause too many");
     assert_eq!(next(&mut events).await, DomainChange::Paused);
     assert_eq!(next(&mut events).await, DomainChange::Unpaused);
@@ -361,6 +362,12 @@ async fn a_guest_reads_and_writes_its_disk_only_while_it_runs() {
     sim.unpause(work.uuid).await.unwrap();
     write().await.unwrap();
     assert_eq!(world.read(work.uuid, root.vdev, 7, 6).await.unwrap(), b"\0data\0");
+    let more = DiskSpec { vdev: "xvdi".parse().unwrap(), ..disk(dir.path(), "more") };
+    sim.attach_disk(work.uuid, more.clone(), none()).await.unwrap();
+    world.write(work.uuid, more.vdev, 0, b"too".to_vec()).await.unwrap();
+    assert!(std::fs::read(&more.path).unwrap().starts_with(b"too"));
+    sim.detach_disk(work.uuid, more.vdev, none()).await.unwrap();
+    assert!(world.write(work.uuid, more.vdev, 0, b"no".to_vec()).await.is_err());
     sim.destroy(work.uuid).await.unwrap();
     assert_eq!(write().await.unwrap_err().kind(), Kind::NotFound);
 }

@@ -1,5 +1,5 @@
 //! The simulated host outlives a process that is killed: whatever was acknowledged is found again.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Read;
 use std::path::Path;

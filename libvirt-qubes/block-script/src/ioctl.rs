@@ -15,9 +15,20 @@ const LOOP_SET_CAPACITY: Opcode = 0x4C07;
 const LOOP_CONFIGURE: Opcode = 0x4C0A;
 const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
 
-pub(crate) const LO_FLAGS_READ_ONLY: u32 = 1;
-pub(crate) const LO_FLAGS_AUTOCLEAR: u32 = 4;
-pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
+bitflags::bitflags! {
+    /// `LO_FLAGS_*`; the kernel may set others.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub(crate) struct LoopFlags: u32 {
+        /// Reads alone.
+        const READ_ONLY = 1;
+        /// Released when the last user closes it.
+        const AUTOCLEAR = 4;
+        /// Past the page cache.
+        const DIRECT_IO = 16;
+        const _ = !0;
+    }
+}
 
 /// `LO_NAME_SIZE`, the ending NUL included.
 pub(crate) const LO_NAME_SIZE: usize = 64;
@@ -35,7 +46,7 @@ pub(crate) struct LoopInfo64 {
     lo_number: u32,
     lo_encrypt_type: u32,
     lo_encrypt_key_size: u32,
-    pub(crate) lo_flags: u32,
+    pub(crate) lo_flags: LoopFlags,
     pub(crate) lo_file_name: [u8; LO_NAME_SIZE],
     lo_crypt_name: [u8; LO_NAME_SIZE],
     lo_encrypt_key: [u8; LO_KEY_SIZE],
@@ -65,7 +76,7 @@ impl LoopInfo64 {
             lo_number: 0,
             lo_encrypt_type: 0,
             lo_encrypt_key_size: 0,
-            lo_flags: 0,
+            lo_flags: LoopFlags::empty(),
             lo_file_name: [0; LO_NAME_SIZE],
             lo_crypt_name: [0; LO_NAME_SIZE],
             lo_encrypt_key: [0; LO_KEY_SIZE],

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::ioctl::{
-    self, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LO_NAME_SIZE, LoopInfo64,
-};
+use crate::ioctl::{self, LO_NAME_SIZE, LoopFlags, LoopInfo64};
 
 /// `LOOP_MAJOR` of `linux/major.h`.
 const LOOP_MAJOR: u32 = 7;
@@ -119,16 +117,20 @@ pub struct Status {
 
 impl Status {
     fn from_kernel(info: &LoopInfo64) -> Status {
-        let set = |flag| info.lo_flags & flag != 0;
+        let set = |flag| info.lo_flags.contains(flag);
         let mut reference = info.lo_file_name;
         if let Some(last) = reference.last_mut() {
             *last = 0;
         }
         Status {
             backing: FileId { device: info.lo_device, inode: info.lo_inode },
-            access: if set(LO_FLAGS_READ_ONLY) { Access::ReadOnly } else { Access::ReadWrite },
-            io: if set(LO_FLAGS_DIRECT_IO) { BufferedIo::DirectWherePossible } else { BufferedIo::Buffered },
-            released_on_close: set(LO_FLAGS_AUTOCLEAR),
+            access: if set(LoopFlags::READ_ONLY) { Access::ReadOnly } else { Access::ReadWrite },
+            io: if set(LoopFlags::DIRECT_IO) {
+                BufferedIo::DirectWherePossible
+            } else {
+                BufferedIo::Buffered
+            },
+            released_on_close: set(LoopFlags::AUTOCLEAR),
             reference: Reference(reference),
         }
     }
@@ -152,10 +154,10 @@ impl LoopDevice {
         let mut info = LoopInfo64::zeroed();
         info.lo_file_name = how.reference.0;
         if how.access == Access::ReadOnly {
-            info.lo_flags |= LO_FLAGS_READ_ONLY;
+            info.lo_flags |= LoopFlags::READ_ONLY;
         }
         if how.io == BufferedIo::DirectWherePossible {
-            info.lo_flags |= LO_FLAGS_DIRECT_IO;
+            info.lo_flags |= LoopFlags::DIRECT_IO;
         }
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         let mut last = io::Error::from(Errno::BUSY);

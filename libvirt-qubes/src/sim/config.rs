@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Which PCI, USB and block devices the simulated host has.
+/// Which PCI, USB and block devices the simulated host has. Only disks given by path are modelled so far, so that
+/// the two are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Buses {

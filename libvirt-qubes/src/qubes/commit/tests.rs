@@ -125,13 +125,21 @@ fn a_refusal_changes_nothing_and_announces_what_came_before_the_veto() {
 fn a_change_that_contradicts_the_store_fails_alone_and_announces_its_pre_events() {
     let rig = Rig::new();
     let (mut subscription, _) = rig.committer.sequencer().subscribe(|_| true);
-    let good = |n: i64| {
-        move |_: &Snapshot| Ok(if n == 2 { set_interval(n).write(dangling()) } else { set_interval(n) })
+    let change = |n: i64| {
+        move |_: &Snapshot| {
+            let half = Write::SetGlobal(Global::DefaultQrexecTimeout, Some(Value::Int(99)));
+            Ok(if n == 2 { set_interval(n).write(half).write(dangling()) } else { set_interval(n) })
+        }
     };
-    let answers = block_on(together(&rig.committer, (1..=3).map(good).collect()));
+    let answers = block_on(together(&rig.committer, (1..=3).map(change).collect()));
     assert!(matches!(answers[..], [Ok(1), Err(HostError::Failed(_)), Ok(3)]), "{answers:?}");
     assert_eq!(events(&mut subscription), ["pre", "done", "pre", "pre", "done"]);
-    assert_eq!(interval(&rig.restart().snapshot()), Some(3));
+    let left = |rig: &Rig| {
+        let model = &rig.snapshot().model;
+        (model.global_int(Global::StatsInterval), model.global(Global::DefaultQrexecTimeout).cloned())
+    };
+    assert_eq!(left(&rig), (Some(3), None));
+    assert_eq!(left(&rig.restart()), (Some(3), None));
 }
 
 #[test]
