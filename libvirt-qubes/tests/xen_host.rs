@@ -22,5 +22,7 @@ mod events;
 mod leaks;
 #[path = "xen_host/lifecycle.rs"]
 mod lifecycle;
+#[path = "xen_host/recovery.rs"]
+mod recovery;
 #[path = "xen_host/refusals.rs"]
 mod refusals;
