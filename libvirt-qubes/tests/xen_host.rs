@@ -10,6 +10,8 @@
 
 #[path = "xen_host/aborts.rs"]
 mod aborts;
+#[path = "xen_host/contract.rs"]
+mod contract;
 #[path = "xen_host/disks.rs"]
 mod disks;
 #[path = "xen_host/dom0.rs"]
@@ -20,5 +22,7 @@ mod events;
 mod leaks;
 #[path = "xen_host/lifecycle.rs"]
 mod lifecycle;
+#[path = "xen_host/recovery.rs"]
+mod recovery;
 #[path = "xen_host/refusals.rs"]
 mod refusals;

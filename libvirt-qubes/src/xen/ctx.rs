@@ -72,6 +72,11 @@ impl Ctx {
         self.raw.as_ptr()
     }
 
+    /// Forgets the errors that this thread has logged so far: nobody asks for those of an event loop.
+    pub(super) fn forget_errors(&self) {
+        self.log.begin();
+    }
+
     /// Runs a call that returns a code, and makes an error of a bad one with the lines that it logged.
     pub(super) fn call(&self, call: impl FnOnce(*mut libxl_ctx) -> c_int) -> Result<(), LibxlError> {
         self.log.begin();

@@ -12,7 +12,7 @@ use super::operation::{Lane, What};
 use super::{LibxlHypervisor, owned, spec, xenstore};
 use crate::config::{Access, DiskSpec};
 use crate::error::{Kind, Op, Result};
-use crate::hypervisor::{BoxFuture, Devices, DiskInfo};
+use crate::hypervisor::{BoxFuture, Devices, DiskInfo, DomainState};
 use crate::ids::Vdev;
 
 impl Devices for LibxlHypervisor {
@@ -81,11 +81,17 @@ impl Devices for LibxlHypervisor {
             let what = what.clone();
             move |ctx: &Ctx| {
                 xenstore::check()?;
-                let domid = find(ctx, &what, uuid)?.domid.get();
+                let info = find(ctx, &what, uuid)?;
+                let domid = info.domid.get();
                 let mut list = ctx.disks(domid).ok_or_else(|| what.error(Kind::NotFound))?;
                 let disk = list.iter_mut().find(|disk| owned::vdev(disk) == Some(vdev));
                 let disk = disk.ok_or_else(|| what.error(Kind::NotFound))?;
-                ctx.remove_disk(domid, disk).map_err(|error| what.failed(error))
+                // A guest that is paused cannot answer; if it has never touched the disk it need not.
+                let unheld = info.state == DomainState::Paused
+                    && xenstore::Store::open()?.disk_is_untouched(domid, spec::devid(vdev))?;
+                let removed =
+                    if unheld { ctx.destroy_disk(domid, disk) } else { ctx.remove_disk(domid, disk) };
+                removed.map_err(|error| what.failed(error))
             }
         };
         let settle = {

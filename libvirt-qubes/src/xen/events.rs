@@ -203,6 +203,7 @@ impl Loop {
                 thread::sleep(BACK_OFF);
             }
             self.drain();
+            self.main.forget_errors();
             let mut look = false;
             loop {
                 match requests.try_recv() {

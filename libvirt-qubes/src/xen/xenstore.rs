@@ -36,7 +36,17 @@ impl Store {
         let value = self.read(&format!("/libxl/{domid}/device/vbd/{devid}/params"))?;
         Ok(value.map(|bytes| PathBuf::from(OsStr::from_bytes(&bytes))).filter(|path| path.is_absolute()))
     }
+
+    /// Whether the guest has never touched a disk: the state of its side is as libxl wrote it. (The guest can
+    /// write it, and lie to its own harm alone.)
+    pub(super) fn disk_is_untouched(&mut self, domid: u32, devid: u32) -> Result<bool> {
+        let state = self.read(&format!("/local/domain/{domid}/device/vbd/{devid}/state"))?;
+        Ok(state.as_deref() == Some(INITIALISING))
+    }
 }
+
+/// `XenbusStateInitialising` (xen/include/public/io/xenbus.h): what libxl writes for a new frontend.
+const INITIALISING: &[u8] = b"1";
 
 fn unavailable(error: StoreError, target: String) -> Error {
     Error::new(Kind::Unavailable, Op::Xenstore, target).because(error)

@@ -15,7 +15,7 @@ async fn a_build_cancelled_at_any_moment_leaves_nothing() {
     let dom0 = Dom0::open().await;
     let mut cancelled = 0;
     for (round, delay) in [0, 20, 60, 100, 150, 200, 300, 450, 600, 800, 1000, 1300].into_iter().enumerate() {
-        let mut spec = linux(&dom0, &format!("cut-{round}"), VirtMode::Pv);
+        let mut spec = linux(dom0.dir.path(), &format!("cut-{round}"), VirtMode::Pv);
         for vdev in ["xvdb", "xvdc", "xvdd"] {
             spec.disks.push(dom0.disk(vdev, Access::ReadWrite));
         }
@@ -54,7 +54,7 @@ async fn a_build_cancelled_at_any_moment_leaves_nothing() {
 #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
 async fn a_build_whose_caller_went_away_is_still_cancelled_by_its_token() {
     let dom0 = Dom0::open().await;
-    let spec = linux(&dom0, "orphan", VirtMode::Pv);
+    let spec = linux(dom0.dir.path(), "orphan", VirtMode::Pv);
     let token = CancellationToken::new();
     {
         let build = dom0.xen.create(spec.clone(), token.clone());
@@ -113,7 +113,7 @@ async fn an_attach_cancelled_at_any_moment_leaves_nothing() {
 async fn a_domain_destroyed_while_it_is_built_is_gone() {
     let dom0 = Dom0::open().await;
     for delay in [0, 50, 150, 300, 500, 800, 1200] {
-        let mut spec = linux(&dom0, "shot", VirtMode::Pv);
+        let mut spec = linux(dom0.dir.path(), "shot", VirtMode::Pv);
         spec.disks.push(dom0.disk("xvdb", Access::ReadWrite));
         let build = dom0.create(&spec);
         let shot = async {

@@ -20,7 +20,7 @@ async fn disks_come_and_go_as_the_guest_sees_them() {
     for mode in [VirtMode::Pv, VirtMode::Pvh] {
         let name = format!("disks-{mode:?}").to_lowercase();
         let before = loops().len();
-        let mut spec = linux(&dom0, &name, mode);
+        let mut spec = linux(dom0.dir.path(), &name, mode);
         spec.disks.push(dom0.disk("xvdb", Access::ReadOnly));
         dom0.start(&spec).await;
         says(&name, &format!("GUEST-UP name={name}")).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -36,9 +36,14 @@ impl Dom0 {
         Self { loops: loops().len(), nodes: nodes(), ..dom0 }
     }
 
+    /// A connection of its own.
+    pub(crate) fn connect() -> LibxlHypervisor {
+        LibxlHypervisor::open(LibxlOptions::new(program("mgmt-block"))).unwrap()
+    }
+
     /// Opens the backend on a host where domains run; the host is expected to be empty at the end.
     pub(crate) async fn reopen() -> Self {
-        let xen = LibxlHypervisor::open(LibxlOptions::new(program("mgmt-block"))).unwrap();
+        let xen = Self::connect();
         let events = xen.subscribe();
         Self { xen, events, dir: tempfile::tempdir().unwrap(), loops: 0, nodes: 0 }
     }
@@ -133,8 +138,8 @@ pub(crate) fn tiny(name: &str, virt_mode: VirtMode, words: &str) -> DomainSpec {
 }
 
 /// The Linux guest with its root disk, a copy of its own.
-pub(crate) fn linux(dom0: &Dom0, name: &str, virt_mode: VirtMode) -> DomainSpec {
-    let root = dom0.dir.path().join(format!("{name}-root.img"));
+pub(crate) fn linux(dir: &Path, name: &str, virt_mode: VirtMode) -> DomainSpec {
+    let root = dir.join(format!("{name}-root.img"));
     fs::copy(guest_file("root.img"), &root).unwrap();
     let boot = Boot {
         kernel: guest_file("linux/vmlinuz"),

@@ -167,7 +167,7 @@ async fn pausing_one_domain_does_not_wait_for_others_that_are_built() {
         idle.push(pause_once().await);
     }
     let specs: Vec<_> =
-        (0..2).map(|n| crate::dom0::linux(&dom0, &format!("build-{n}"), VirtMode::Pv)).collect();
+        (0..2).map(|n| crate::dom0::linux(dom0.dir.path(), &format!("build-{n}"), VirtMode::Pv)).collect();
     let begin = Instant::now();
     let building = async {
         tokio::try_join!(dom0.create(&specs[0]), dom0.create(&specs[1])).unwrap();
