@@ -15,57 +15,61 @@ fn never() -> CancellationToken {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
-async fn disks_come_and_go_as_the_guest_sees_them() {
+async fn disks_come_and_go_as_a_pv_guest_sees_them() {
+    disks_come_and_go(VirtMode::Pv, "disks-pv").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+async fn disks_come_and_go_as_a_pvh_guest_sees_them() {
+    disks_come_and_go(VirtMode::Pvh, "disks-pvh").await;
+}
+
+async fn disks_come_and_go(mode: VirtMode, name: &str) {
     let dom0 = Dom0::open().await;
-    for mode in [VirtMode::Pv, VirtMode::Pvh] {
-        let name = format!("disks-{mode:?}").to_lowercase();
-        let before = loops().len();
-        let mut spec = linux(dom0.dir.path(), &name, mode);
-        spec.disks.push(dom0.disk("xvdb", Access::ReadOnly));
-        dom0.start(&spec).await;
-        says(&name, &format!("GUEST-UP name={name}")).await;
-        says(&name, "GUEST-DATA xvdb ro this is xvdb").await;
-        let info = |disk: &DiskSpec| DiskInfo {
-            vdev: disk.vdev,
-            path: Some(disk.path.clone()),
-            access: disk.access,
-        };
-        let mut expected: Vec<DiskInfo> = spec.disks.iter().map(info).collect();
-        assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected);
-        assert_eq!(loops().len(), before + 2);
+    let before = loops().len();
+    let mut spec = linux(dom0.dir.path(), name, mode);
+    spec.disks.push(dom0.disk("xvdb", Access::ReadOnly));
+    dom0.start(&spec).await;
+    says(name, &format!("GUEST-UP name={name}")).await;
+    says(name, "GUEST-DATA xvdb ro this is xvdb").await;
+    let info =
+        |disk: &DiskSpec| DiskInfo { vdev: disk.vdev, path: Some(disk.path.clone()), access: disk.access };
+    let mut expected: Vec<DiskInfo> = spec.disks.iter().map(info).collect();
+    assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected);
+    assert_eq!(loops().len(), before + 2);
 
-        // A path with what libxl's own list would cut off.
-        let mut extra = dom0.disk("xvdi", Access::ReadWrite);
-        let odd = extra.path.with_file_name("odd: name.img");
-        std::fs::rename(&extra.path, &odd).unwrap();
-        extra.path = odd;
-        let begin = Instant::now();
-        dom0.xen.attach_disk(spec.uuid, extra.clone(), never()).await.unwrap();
-        let attached = begin.elapsed();
-        says(&name, "GUEST-DATA xvdi rw this is xvdi").await;
-        expected.push(info(&extra));
-        assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected);
-        assert_eq!(loops().len(), before + 3);
+    // A path with what libxl's own list would cut off.
+    let mut extra = dom0.disk("xvdi", Access::ReadWrite);
+    let odd = extra.path.with_file_name("odd: name.img");
+    std::fs::rename(&extra.path, &odd).unwrap();
+    extra.path = odd;
+    let begin = Instant::now();
+    dom0.xen.attach_disk(spec.uuid, extra.clone(), never()).await.unwrap();
+    let attached = begin.elapsed();
+    says(name, "GUEST-DATA xvdi rw this is xvdi").await;
+    expected.push(info(&extra));
+    assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected);
+    assert_eq!(loops().len(), before + 3);
 
-        let again = dom0.xen.attach_disk(spec.uuid, extra.clone(), never()).await.unwrap_err();
-        assert_eq!(again.kind(), Kind::AlreadyExists);
-        assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected, "the refused attach took it away");
+    let again = dom0.xen.attach_disk(spec.uuid, extra.clone(), never()).await.unwrap_err();
+    assert_eq!(again.kind(), Kind::AlreadyExists);
+    assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected, "the refused attach took it away");
 
-        let begin = Instant::now();
-        dom0.xen.detach_disk(spec.uuid, extra.vdev, never()).await.unwrap();
-        println!("{name}: attach {attached:?}, detach {:?}", begin.elapsed());
-        says(&name, "GUEST-DISK - xvdi").await;
-        expected.pop();
-        assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected);
-        assert_eq!(loops().len(), before + 2);
-        let again = dom0.xen.detach_disk(spec.uuid, extra.vdev, never()).await.unwrap_err();
-        assert_eq!(again.kind(), Kind::NotFound);
+    let begin = Instant::now();
+    dom0.xen.detach_disk(spec.uuid, extra.vdev, never()).await.unwrap();
+    println!("{name}: attach {attached:?}, detach {:?}", begin.elapsed());
+    says(name, "GUEST-DISK - xvdi").await;
+    expected.pop();
+    assert_eq!(dom0.xen.disks(spec.uuid).await.unwrap(), expected);
+    assert_eq!(loops().len(), before + 2);
+    let again = dom0.xen.detach_disk(spec.uuid, extra.vdev, never()).await.unwrap_err();
+    assert_eq!(again.kind(), Kind::NotFound);
 
-        // The name is free again.
-        dom0.xen.attach_disk(spec.uuid, extra.clone(), never()).await.unwrap();
-        dom0.xen.destroy(spec.uuid).await.unwrap();
-        assert_eq!(loops().len(), before);
-    }
+    // The name is free again.
+    dom0.xen.attach_disk(spec.uuid, extra.clone(), never()).await.unwrap();
+    dom0.xen.destroy(spec.uuid).await.unwrap();
+    assert_eq!(loops().len(), before);
     dom0.close().await;
 }
 
