@@ -126,7 +126,7 @@ impl Host {
 fn tiny_life(kind: &str) {
     let host = Host::new();
     host.template();
-    let name = format!("life-{kind}");
+    let name = format!("whole-{kind}");
     host.tiny(&name, kind, "");
     host.is_gone(&name);
     let before = host_has();
