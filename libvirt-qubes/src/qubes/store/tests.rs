@@ -1,0 +1,301 @@
+//! Stores as they are found: new, left by an earlier start, edited by somebody, held by another process.
+
+use uuid::Uuid;
+
+use super::super::class::{VmClass, VolumeKind};
+use super::super::global::Global;
+use super::super::pending::{PendingKind, StartPhase, VolumeProgress};
+use super::super::testing::{self, Rig, new_vm};
+use super::super::value::{Shown, Value};
+use super::super::{create, pool, property};
+use super::*;
+use crate::config::Access;
+use crate::ids::{ByteSize, PoolName};
+
+fn edit(dir: &Path, sql: &str) {
+    let db = Connection::open(dir.join("state.db")).unwrap();
+    db.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+    db.execute_batch(sql).unwrap();
+}
+
+/// A state with template `debian` and AppVM `work`, closed again.
+fn filled() -> tempfile::TempDir {
+    let mut rig = Rig::new();
+    for new in [new_vm("debian", VmClass::TemplateVm, None), new_vm("work", VmClass::AppVm, Some("debian"))] {
+        let plan = rig.commit(move |state| create::begin(state, &new)).unwrap();
+        rig.commit(move |state| create::finish(state, &plan)).unwrap();
+    }
+    let work = rig.snapshot().model.vm_named("work").unwrap().uuid;
+    rig.commit(move |state| property::set(state, work, "memory", b"500")).unwrap();
+    rig.close();
+    std::mem::replace(&mut rig.dir, tempfile::tempdir().unwrap())
+}
+
+#[test]
+fn a_first_start_holds_dom0_eight_labels_two_pools_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("new/state");
+    let opened = testing::open(&state);
+    assert_eq!(opened.start, Start::First);
+    let model = &opened.model;
+    let vms: Vec<_> = model.vms().map(|vm| (vm.name.as_str(), vm.class, vm.qid.get(), vm.uuid)).collect();
+    assert_eq!(vms, [("dom0", VmClass::AdminVm, 0, Uuid::nil())]);
+    let labels: Vec<_> =
+        model.labels().map(|l| (l.index.get(), l.name.as_str(), l.colour.as_str())).collect();
+    assert_eq!((labels.len(), labels[0], labels[7]), (8, (1, "red", "0xcc0000"), (8, "black", "0x000000")));
+    let pools: Vec<_> =
+        model.pools().map(|p| (p.name.as_str(), &*p.driver, &*p.options["dir_path"])).collect();
+    assert_eq!(
+        pools,
+        [("varlibqubes", "file", "/srv/varlibqubes"), ("linux-kernel", "linux-kernel", "/srv/vm-kernels")]
+    );
+    let pool = |name: &str| Value::Pool(name.parse().unwrap());
+    let globals: Vec<_> = model.globals().map(|(global, value)| (global, value.clone())).collect();
+    assert_eq!(
+        globals,
+        [
+            (Global::DefaultKernel, Value::text("")),
+            (Global::DefaultPool, pool("varlibqubes")),
+            (Global::DefaultPoolKernel, pool("linux-kernel"))
+        ]
+    );
+    assert_eq!(std::fs::metadata(&state).unwrap().mode() & 0o777, 0o700);
+    for file in ["state.db", "state.db-wal", "lock", "ballast"] {
+        assert_eq!(std::fs::metadata(state.join(file)).unwrap().mode() & 0o777, 0o600, "{file}");
+    }
+}
+
+#[test]
+fn a_state_of_version_1_is_read_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    edit(dir.path(), include_str!("v1.sql"));
+    edit(dir.path(), include_str!("v1_content.sql"));
+    edit(dir.path(), "PRAGMA user_version = 1; PRAGMA application_id = 0x51754d67");
+    let opened = Store::open(dir.path(), || panic!("not a first start")).unwrap();
+    assert_eq!(opened.last_number, 4_294_967_300);
+    let state = testing::snapshot_of(opened.model);
+    let model = &state.model;
+    assert_eq!(model.set_aside().count(), 0, "{:?}", model.set_aside().collect::<Vec<_>>());
+
+    let names: Vec<_> = model.vms().map(|vm| (vm.name.as_str(), vm.qid.get(), vm.class.as_str())).collect();
+    assert_eq!(
+        names,
+        [
+            ("dom0", 0, "AdminVM"),
+            ("debian", 1, "TemplateVM"),
+            ("disp4711", 7, "DispVM"),
+            ("sys-net", 2, "AppVM")
+        ]
+    );
+    let get = |vm: &str, name: &str| {
+        let answer = property::get(&state, model.vm_named(vm).unwrap(), name).unwrap();
+        (answer.origin == property::Origin::Explicit, answer.value)
+    };
+    let (vm, text) = (|name: &str| Shown::Vm(name.parse().unwrap()), |text: &str| Shown::Str(text.into()));
+    assert_eq!(get("debian", "memory"), (true, Shown::Int(700)));
+    assert_eq!(get("sys-net", "memory"), (false, Shown::Int(700)));
+    assert_eq!(get("debian", "kernelopts"), (true, text("quiet ro")));
+    assert_eq!(get("sys-net", "kernel"), (false, text("6.1")));
+    assert_eq!(get("sys-net", "netvm"), (true, Shown::None));
+    assert_eq!(get("sys-net", "label"), (true, Shown::Label("red".parse().unwrap())));
+    assert_eq!(get("disp4711", "netvm"), (true, vm("sys-net")));
+    assert_eq!(get("disp4711", "template"), (true, vm("sys-net")));
+    assert_eq!(get("disp4711", "dispid"), (true, Shown::Int(4711)));
+    assert_eq!(get("disp4711", "label"), (true, Shown::Label("pink".parse().unwrap())));
+
+    let sys_net = model.vm_named("sys-net").unwrap();
+    let volumes: Vec<_> =
+        sys_net.volumes.iter().map(|v| (v.name.as_str(), v.kind, v.size, v.ephemeral)).collect();
+    let (snapshot, volatile) = (VolumeKind::Snapshot, VolumeKind::Volatile);
+    assert_eq!(
+        volumes,
+        [("root", snapshot, None, None), ("volatile", volatile, Some(ByteSize::gib(12)), Some(true))]
+    );
+    let root = model.vm_named("debian").unwrap().volume("root").unwrap();
+    assert_eq!((root.revisions_to_keep, root.access), (Some(3), Access::ReadWrite));
+    assert_eq!(model.volume_size(sys_net, "root"), Some(ByteSize::gib(10)));
+    assert_eq!(sys_net.tags.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(), ["created-by-dom0"]);
+    let features: Vec<_> =
+        sys_net.features.iter().map(|(n, f)| (n.as_str(), f.value.as_str(), f.position)).collect();
+    assert_eq!(features, [("gui", "", 1), ("servicevm", "1", 2)]);
+
+    assert_eq!(&*model.pool("varlibqubes").unwrap().options["revisions_to_keep"], "2");
+    assert_eq!(model.global_vm(Global::DefaultTemplate), Some(model.vm_named("debian").unwrap().uuid));
+    assert_eq!(
+        (model.global_vm(Global::DefaultNetvm), model.global_int(Global::StatsInterval)),
+        (None, Some(5))
+    );
+    assert_eq!(model.default_pool_of("root").map(PoolName::as_str), Some("varlibqubes"));
+
+    let pending: Vec<_> = model.pending().map(|row| (row.id.get(), row.kind, row.vm.name.as_str())).collect();
+    let start = PendingKind::Start(StartPhase::Unpausing);
+    assert_eq!(pending, [(3, PendingKind::Create, "half-made"), (4, start, "sys-net")]);
+    let made: Vec<_> =
+        model.pending().next().unwrap().volumes.iter().map(|v| (&*v.vid, v.progress)).collect();
+    assert_eq!(
+        made,
+        [
+            ("appvms/half-made/root", VolumeProgress::Made),
+            ("appvms/half-made/private", VolumeProgress::Planned)
+        ]
+    );
+    assert!(model.start_pending(sys_net.uuid) && !model.name_is_free(&"half-made".parse().unwrap()));
+    assert_eq!(model.free_qid().unwrap().get(), 4);
+}
+
+#[test]
+fn a_later_start_finds_what_was_left_and_asks_nothing() {
+    let dir = filled();
+    let opened = Store::open(dir.path(), || panic!("not a first start")).unwrap();
+    assert_eq!(opened.start, Start::Later);
+    let names: Vec<_> = opened.model.vms().map(|vm| vm.name.as_str()).collect();
+    assert_eq!(names, ["dom0", "debian", "work"]);
+    assert_eq!(opened.model.set_aside().count(), 0);
+}
+
+#[test]
+fn a_second_opener_is_refused_and_told_who_was_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = testing::open(dir.path());
+    let error = Store::open(dir.path(), || panic!("not a first start")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy);
+    assert!(error.report().contains(&format!("process {}", std::process::id())), "{}", error.report());
+    drop(first);
+    testing::open(dir.path());
+}
+
+#[test]
+fn numbers_of_events_begin_above_those_of_every_earlier_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = 0;
+    for _ in 0..3 {
+        let mut opened = testing::open(dir.path());
+        assert!(opened.last_number >= last);
+        last = opened.last_number + 10;
+        opened.store.reserve_numbers(last).unwrap();
+    }
+    let mut opened = testing::open(dir.path());
+    let far = opened.last_number + 3 * NUMBER_BLOCK;
+    opened.store.reserve_numbers(far).unwrap();
+    drop(opened);
+    assert!(testing::open(dir.path()).last_number > far);
+}
+
+#[test]
+fn a_database_that_is_damaged_or_another_programs_is_an_error_and_is_left_alone() {
+    for content in ["no database at all, but long enough to have a header".repeat(4), String::new()] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        if content.is_empty() {
+            edit(dir.path(), "CREATE TABLE theirs (x)");
+        } else {
+            std::fs::write(&path, &content).unwrap();
+        }
+        let before = std::fs::read(&path).unwrap();
+        let error = Store::open(dir.path(), || panic!("not a first start")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{}", error.report());
+        if !content.is_empty() {
+            assert_eq!(std::fs::read(&path).unwrap(), before);
+        }
+    }
+}
+
+#[test]
+fn a_bad_row_of_a_vm_is_set_aside_and_keeps_what_it_has() {
+    for (sql, word) in [
+        ("UPDATE vm SET class = 'CloudVM' WHERE name = 'work'", "CloudVM"),
+        ("UPDATE vm SET qid = 70000 WHERE name = 'work'", "70000"),
+        ("UPDATE vm SET label = 99 WHERE name = 'work'", "label 99"),
+        ("UPDATE vm SET class = 'AdminVM' WHERE name = 'work'", "dom0 alone"),
+        ("UPDATE vm_property SET value = '-5'", "memory must be positive"),
+        ("UPDATE vm_property SET value = '05'", "05"),
+        ("UPDATE vm_property SET name = 'nonsense'", "nonsense"),
+        ("UPDATE vm_property SET name = 'xid'", "xid"),
+        ("UPDATE vm_reference SET name = 'memory'", "memory"),
+        ("UPDATE vm_reference SET target = NULL", "VmRequired"),
+        ("DELETE FROM vm_reference", "no template"),
+        ("UPDATE vm_reference SET target = '00000000-0000-0000-0000-000000000000'", "WrongClass"),
+        ("UPDATE vm_reference SET target = 'nobody'", "nobody"),
+        ("UPDATE volume SET kind = 'liquid' WHERE vm IN (SELECT uuid FROM vm WHERE name = 'work')", "liquid"),
+        ("UPDATE volume SET pool = 'gone' WHERE vm IN (SELECT uuid FROM vm WHERE name = 'work')", "gone"),
+        ("INSERT INTO tag SELECT uuid, 'a b' FROM vm WHERE name = 'work'", "a b"),
+        ("INSERT INTO feature SELECT uuid, 'a b', '', 1 FROM vm WHERE name = 'work'", "a b"),
+    ] {
+        let dir = filled();
+        edit(dir.path(), sql);
+        let model = testing::open(dir.path()).model;
+        assert!(model.vm_named("work").is_none(), "{sql}");
+        assert!(model.vm_named("debian").is_some(), "{sql}");
+        let row = model.set_aside().next().unwrap();
+        assert!(row.name == "work" && row.reason.contains(word), "{sql}: {row:?}");
+        assert!(!model.name_is_free(&"work".parse().unwrap()), "{sql}");
+        assert!(!model.uuid_is_free(row.uuid.unwrap()), "{sql}");
+        let free = model.free_qid().unwrap().get();
+        assert_eq!(free, if sql.contains("70000") { 2 } else { 3 }, "{sql}");
+        if !sql.contains("gone") {
+            assert!(model.occupant("varlibqubes", "appvms/work/private").is_some(), "{sql}");
+        }
+    }
+}
+
+#[test]
+fn what_refers_to_a_bad_row_loads_and_the_bad_row_keeps_others_in_use() {
+    let dir = filled();
+    edit(dir.path(), "UPDATE vm SET class = 'CloudVM' WHERE name = 'debian'");
+    let model = testing::open(dir.path()).model;
+    let state = testing::snapshot_of(model);
+    let work = testing::vm(&state, "work");
+    let template = property::get(&state, &work, "template").unwrap();
+    assert_eq!(template.value, Shown::Vm("debian".parse().unwrap()));
+
+    let dir = filled();
+    edit(dir.path(), "UPDATE vm SET class = 'CloudVM' WHERE name = 'work'");
+    let state = testing::snapshot_of(testing::open(dir.path()).model);
+    let debian = testing::vm(&state, "debian").uuid;
+    let refused = super::super::remove::begin(&state, debian).unwrap_err();
+    assert!(format!("{refused:?}").contains("work"), "{refused:?}");
+}
+
+#[test]
+fn bad_labels_pools_globals_and_operations_are_set_aside() {
+    for (sql, table) in [
+        ("UPDATE label SET colour = 'pink' WHERE idx = 3", "label"),
+        ("UPDATE pool SET position = -1 WHERE name = 'linux-kernel'", "pool"),
+        ("UPDATE global SET value = NULL WHERE name = 'default_kernel'", "global"),
+        ("INSERT INTO global (name, value) VALUES ('default_weather', 'sun')", "global"),
+        ("INSERT INTO pending VALUES (7, 'dance', NULL, 'x', 5, 'ghost')", "pending"),
+    ] {
+        let dir = filled();
+        edit(dir.path(), sql);
+        let model = testing::open(dir.path()).model;
+        let tables: Vec<_> = model.set_aside().map(|row| row.table).collect();
+        assert_eq!(tables, [table], "{sql}");
+        assert_eq!(model.vm_count(), 3, "{sql}");
+        if table == "pending" {
+            assert!(!model.name_is_free(&"ghost".parse().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn there_is_always_a_dom0() {
+    for sql in ["UPDATE vm SET class = 'AppVM' WHERE qid = 0", "DELETE FROM vm WHERE qid = 0"] {
+        let dir = filled();
+        edit(dir.path(), sql);
+        let model = testing::open(dir.path()).model;
+        assert_eq!(model.vms().next().map(|vm| vm.name.as_str()), Some("dom0"), "{sql}");
+    }
+}
+
+#[test]
+fn a_pools_options_are_replaced_with_it() {
+    let dir = filled();
+    let mut opened = testing::open(dir.path());
+    let mut pool = pool::Pool::clone(opened.model.pool("varlibqubes").unwrap());
+    pool.options = [("revisions_to_keep".into(), "2".into())].into();
+    let write = Write::SetPool(Arc::new(pool.clone()));
+    write.apply(&mut opened.model).unwrap();
+    write.execute(&opened.store.db).unwrap();
+    drop(opened);
+    assert_eq!(**testing::open(dir.path()).model.pool("varlibqubes").unwrap(), pool);
+}
