@@ -1,9 +1,10 @@
 //! The model's events in the words of the wire: names, keys in their order, values as text.
 
 use libvirt_qubes::qubes::{
-    Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Shown, Subject,
+    Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Reason, Shown, Subject,
 };
 
+use crate::refused;
 use crate::wire::Event;
 use crate::wire::exception::quoted;
 
@@ -82,9 +83,7 @@ pub fn event(event: &ModelEvent) -> Event {
         EventKind::DomainSpawn => named("domain-spawn").with("start_guid", "True"),
         EventKind::DomainQdbCreate => named("domain-qdb-create"),
         EventKind::DomainStart => named("domain-start").with("start_guid", "True"),
-        EventKind::DomainStartFailed { reason } => {
-            named("domain-start-failed").with("reason", reason.as_str())
-        }
+        EventKind::DomainStartFailed { reason } => named("domain-start-failed").with("reason", words(reason)),
         EventKind::DomainPreUnpaused => named("domain-pre-unpaused"),
         EventKind::DomainUnpaused => named("domain-unpaused"),
         EventKind::DomainPrePaused => named("domain-pre-paused"),
@@ -97,7 +96,7 @@ pub fn event(event: &ModelEvent) -> Event {
             named("domain-pre-shutdown").with("force", force)
         }
         EventKind::DomainShutdownFailed { reason } => {
-            named("domain-shutdown-failed").with("reason", reason.as_str())
+            named("domain-shutdown-failed").with("reason", words(reason))
         }
         EventKind::DomainStopped => named("domain-stopped"),
         EventKind::DomainShutdown => named("domain-shutdown"),
@@ -109,6 +108,14 @@ pub fn event(event: &ModelEvent) -> Event {
         EventKind::PoolAdd { pool } => named("pool-add").with("pool", pool.as_str()),
         EventKind::PoolPreDelete { pool } => named("pool-pre-delete").with("pool", pool.as_str()),
         EventKind::PoolDelete { pool } => named("pool-delete").with("pool", pool.as_str()),
+    }
+}
+
+/// Why, without names of VMs that the subscriber may not see: an event has the same words for all.
+fn words(reason: &Reason) -> String {
+    match reason {
+        Reason::Refused(refusal) => refused::in_an_event(refusal.clone()),
+        Reason::Failed(words) => words.clone(),
     }
 }
 

@@ -44,6 +44,15 @@ pub fn failure(error: HostError, reader: Reader<'_>) -> Failure {
     }
 }
 
+/// What an event says of a refusal: the exception's text, naming no other VM.
+pub fn in_an_event(refusal: Refusal) -> String {
+    match refused(refusal, &|_| false) {
+        Failure::Exception(exception) | Failure::Absent(exception) => exception.message(),
+        Failure::Denied => "denied".to_owned(),
+        Failure::Internal(_) => "internal error".to_owned(),
+    }
+}
+
 /// An error outside any operation on a VM.
 fn failed(error: &Error, causes: Causes) -> Failure {
     match class_of(error) {

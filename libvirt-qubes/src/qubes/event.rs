@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::ids::{FeatureName, FeatureValue, Tag};
+use super::refusal::Refusal;
 use super::value::Shown;
 use super::vm::Vm;
 use crate::ids::{PoolName, VmName};
@@ -62,6 +63,15 @@ pub struct PropertyChange {
     pub new: Option<Shown>,
     /// The value that held before, a default included; absent where there was none.
     pub old: Option<Shown>,
+}
+
+/// Why something that was announced did not happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The model refused it; the names in it are not for everybody.
+    Refused(Refusal),
+    /// It failed, in these words.
+    Failed(String),
 }
 
 /// What happened.
@@ -157,7 +167,7 @@ pub enum EventKind {
     /// A Start failed.
     DomainStartFailed {
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// A domain is about to be unpaused.
     DomainPreUnpaused,
@@ -175,7 +185,7 @@ pub enum EventKind {
     /// A guest could not be asked to shut down.
     DomainShutdownFailed {
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// A domain ended, for whatever reason.
     DomainStopped,

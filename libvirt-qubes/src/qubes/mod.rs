@@ -4,7 +4,7 @@
 //! - [`model`]: everything that is stored, as an immutable [`Model`](model::Model);
 //! - [`snapshot`]: the model together with what runs and what is known of the host;
 //! - [`commit`]: the one thread that changes it; a change is a pure function that gives a
-//!   [`Diff`](diff::Diff) or a [`Refusal`](refusal::Refusal);
+//!   [`Diff`](diff::Diff) or a [`Refusal`];
 //! - [`sequencer`]: where state and [events](event) become visible, in one order;
 //! - [`store`]: the database beneath;
 //! - [`property`], [`label`], [`create`], [`remove`]: rules, as pure functions of a snapshot.
@@ -56,7 +56,7 @@ pub use block::AttachedDisk;
 pub use class::VmClass;
 pub use create::Pools;
 pub use creation::{CreateRequest, TemplateUpload};
-pub use event::{Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Subject};
+pub use event::{Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Reason, Subject};
 pub use host::{Host, HostConfig};
 pub use look::{PowerState, VmFigures};
 pub use refusal::{HostError, Owner, Refusal, User, ValueRule, Verb};

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::class::VmClass;
+use super::event::Reason;
 use super::ids::LabelName;
 use super::property::Property;
 use crate::error::Error;
@@ -488,6 +489,16 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// What an event says of it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Refused(refusal) => Reason::Refused(refusal.clone()),
+            Self::Failed(_) | Self::Step { .. } | Self::Limit { .. } | Self::Bug => {
+                Reason::Failed(self.report())
+            }
+        }
+    }
+
     /// In one line, for events and logs; names of other VMs included.
     pub fn report(&self) -> String {
         match self {

@@ -85,7 +85,7 @@ impl Host {
             if let Err(error) = &ended {
                 host.forget_registered_run(vm.uuid);
                 tracing::warn!(vm = %vm.name, ?error, "start failed");
-                let reason = error.report();
+                let reason = error.reason();
                 host.sequencer.announce(vec![ModelEvent::of(&vm, EventKind::DomainStartFailed { reason })]);
             }
             host.starts.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm.uuid);
@@ -172,7 +172,12 @@ impl Host {
                     vm: Reserved { uuid, qid: vm.qid, name: vm.name.clone() },
                     volumes: Vec::new(),
                 };
-                Ok(Diff::new((id, plan)).write(Write::BeginPending(Arc::new(row))))
+                let mut diff = Diff::new((id, plan));
+                // The row of an earlier Start that ended while the store could not be written.
+                if let Some(stale) = seen.model.pending_start_of(uuid) {
+                    diff = diff.write(Write::FinishPending(stale.id));
+                }
+                Ok(diff.write(Write::BeginPending(Arc::new(row))))
             })
             .await?;
         let steps = plan.steps.iter().map(|step| StartStep { step: step.clone(), vm: plan.vm.name.clone() });

@@ -55,7 +55,7 @@ impl Host {
         self.sequencer.announce(vec![of(EventKind::DomainPreShutdown { force })]);
         let asked = self.ask_to_shut_down(&seen, &vm, &run, force).await;
         if let Err(error) = asked {
-            let reason = error.report();
+            let reason = error.reason();
             self.sequencer.announce(vec![of(EventKind::DomainShutdownFailed { reason })]);
             return Err(error);
         }

@@ -76,7 +76,15 @@ fn native(tally: &mut Tally) -> Result<()> {
         cmd::run(cargo("doc").args(["-q", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     });
     if cmd::which("cargo-deny").is_some() {
-        tally.check("cargo deny", || cmd::run(cargo("deny").arg("check")));
+        tally.check("cargo deny", || {
+            cmd::run(cargo("deny").args(["--offline", "check", "bans", "licenses", "sources"]))
+        });
+        // Advisories come from the network: a machine without it cannot know.
+        if cmd::run(cargo("deny").args(["fetch", "db"])).is_ok() {
+            tally.check("cargo deny, advisories", || cmd::run(cargo("deny").args(["check", "advisories"])));
+        } else {
+            tally.skipped.push("cargo deny, advisories (their database cannot be fetched)".to_owned());
+        }
     } else {
         println!("\ncargo-deny is not installed: licences and advisories of dependencies were not checked");
         tally.skipped.push("cargo deny (cargo-deny is not installed)".to_owned());
