@@ -458,12 +458,14 @@ fn a_disk_is_one_vms_at_a_time() {
     for (vm, device) in [("one", &device), ("two", &device), ("two", &format!("dom0+{dir}/link.img"))] {
         assert_eq!(attach(vm, device).exception().0, "DeviceAlreadyAttached");
     }
-    // Another VM's volume is no disk to attach either.
-    let volume = pool(&daemon).join("appvms/one");
-    for file in files(&volume).iter().filter(|name| name.starts_with("private") && !name.contains("precache"))
-    {
-        let (class, _) = attach("two", &format!("dom0+{}", volume.join(file).display())).exception();
-        assert!(class == "DeviceAlreadyAttached" || file == "private.img", "{file}: {class}");
+    // A volume of any VM, and the daemon's own files, are no disks to attach.
+    let own = files(&daemon.state()).into_iter().map(|name| daemon.state().join(name));
+    for file in own.filter(|path| path.to_str().is_some_and(|path| !path.contains(['@', '~']))) {
+        let (class, text) = attach("two", &format!("dom0+{}", file.display())).exception();
+        assert_eq!(
+            (class.as_str(), text.as_str()),
+            ("ProtocolError", "Cannot attach ambiguous block device.")
+        );
     }
     assert_eq!(daemon.call("mgmt.vm.device.block.Detach", "one", &device, b"").ok(), "");
     assert_eq!(attach("two", &device).ok(), "");

@@ -84,7 +84,20 @@ fn words(error: &Error, causes: Causes) -> String {
 /// The class of an error of the lower layer; `None` where it is a matter of the daemon alone.
 fn class_of(error: &Error) -> Option<Class> {
     match error.op() {
-        Op::Store => None,
+        Op::Store => match error.kind() {
+            Kind::NoSpace | Kind::Cancelled | Kind::Unavailable => Some(Class::QubesException),
+            Kind::NotFound
+            | Kind::AlreadyExists
+            | Kind::Busy
+            | Kind::Invalid
+            | Kind::Unsupported
+            | Kind::Denied
+            | Kind::NoMemory
+            | Kind::TimedOut
+            | Kind::Io
+            | Kind::Corrupt
+            | Kind::Backend => None,
+        },
         Op::SetupPool
         | Op::CreateVolume
         | Op::RemoveVolume

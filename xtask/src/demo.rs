@@ -72,11 +72,11 @@ const STEPS: &[Step] = &[
     Step::Only(Host::Xen, &Step::Shell("xl list work")),
     Step::Mgmt("vm unpause work"),
     Step::Say("It is given a disk, and the disk is taken again"),
-    Step::Shell("truncate -s 4M $STATE/disk.img"),
-    Step::Mgmt("call mgmt.vm.device.block.Attach work dom0+$STATE/disk.img"),
+    Step::Shell("truncate -s 4M $DISK"),
+    Step::Mgmt("call mgmt.vm.device.block.Attach work dom0+$DISK"),
     Step::Mgmt("call mgmt.vm.device.block.List work"),
     Step::Only(Host::Xen, &Step::Until("grep 'GUEST-DISK + xvdi' /var/log/xen/guest-work.log")),
-    Step::Mgmt("call mgmt.vm.device.block.Detach work dom0+$STATE/disk.img"),
+    Step::Mgmt("call mgmt.vm.device.block.Detach work dom0+$DISK"),
     Step::Mgmt("call mgmt.vm.device.block.List work"),
     Step::Say("What is wrong is said"),
     Step::Refused("vm remove work"),
@@ -141,6 +141,7 @@ fn in_the_testbed(programs: &Path) -> Result<i32> {
 const START: &str = r#"
 export PATH="$bin:$PATH"
 STATE=$(mktemp -d) || exit 1
+DISK=$STATE-disk.img
 SOCKET=$STATE/socket
 clean_up() {
     status=$?
@@ -150,7 +151,7 @@ clean_up() {
         printf '\nmgmtd ended with status %s\n' $?
     fi
     [ $status = 0 ] || sed 's/^/mgmtd: /' "$STATE/log"
-    rm -rf "$STATE"
+    rm -rf "$STATE" "$DISK"
     exit $status
 }
 trap clean_up EXIT

@@ -93,6 +93,9 @@ impl Host {
         let vm = self.running_for_devices(name)?;
         let path = path.to_owned();
         self.device_operation(vm, move |host, vm, cancel| async move {
+            if host.is_own(&path).await {
+                return Err(Refusal::UnknownDevice { class: CLASS }.into());
+            }
             let disk_id = host.look_at(&path).await?;
             let shown = format!("dom0:{}:{UNKNOWN}", path.display());
             if host.attached.of(vm.uuid).iter().any(|disk| disk.path == path) {
@@ -203,11 +206,13 @@ impl Host {
         T: Send + 'static,
         F: Future<Output = Result<T, HostError>> + Send,
     {
-        let registered =
-            self.operations.register(vm.uuid, OperationKind::Device).map_err(|no| no_turn(&vm, no))?;
+        let registered = self
+            .operations
+            .register(vm.uuid, OperationKind::Device)
+            .map_err(|no| no_turn(&vm, Op::AttachDisk, no))?;
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            let _held = registered.lock().await.map_err(|no| no_turn(&vm, no))?;
+            let _held = registered.lock().await.map_err(|no| no_turn(&vm, Op::AttachDisk, no))?;
             if host.snapshot().run(vm.uuid).is_none_or(|run| run.domid.is_none()) {
                 return Err(Refusal::AttachToHalted { vm: vm.name.clone() }.into());
             }
@@ -215,6 +220,20 @@ impl Host {
             work(host, Arc::clone(&vm), cancel).await
         });
         task.await.unwrap_or(Err(HostError::Bug))
+    }
+
+    /// Whether a file is the daemon's own: its state, or an image of a pool. Those are volumes, not devices.
+    async fn is_own(&self, path: &Path) -> bool {
+        let seen = self.snapshot();
+        let pools = seen.model.pools().filter_map(|pool| pool.options.get("dir_path"));
+        let mut folders: Vec<PathBuf> = pools.map(|dir| PathBuf::from(&**dir)).collect();
+        folders.push(self.config.state.clone());
+        let path = path.to_owned();
+        let below = move || {
+            let Ok(path) = path.canonicalize() else { return false };
+            folders.iter().filter_map(|dir| dir.canonicalize().ok()).any(|dir| path.starts_with(dir))
+        };
+        tokio::task::spawn_blocking(below).await.unwrap_or(true)
     }
 
     /// What a path is, seen off the async threads. What is not there, or can be no disk, is an unknown device.

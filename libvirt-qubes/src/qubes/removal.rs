@@ -9,6 +9,7 @@ use super::refusal::{HostError, Refusal};
 use super::remove;
 use super::start::no_turn;
 use super::volumes;
+use crate::error::Op;
 use crate::ids::VmName;
 use crate::storage::Volume;
 
@@ -21,11 +22,13 @@ impl Host {
     pub async fn remove(self: &Arc<Self>, name: &VmName) -> Result<(), HostError> {
         let seen = self.snapshot();
         let vm = Arc::clone(seen.model.find_vm(name)?);
-        let registered =
-            self.operations.register(vm.uuid, OperationKind::Remove).map_err(|no| no_turn(&vm, no))?;
+        let registered = self
+            .operations
+            .register(vm.uuid, OperationKind::Remove)
+            .map_err(|no| no_turn(&vm, Op::RemoveVolume, no))?;
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            let _held = registered.lock().await.map_err(|no| no_turn(&vm, no))?;
+            let _held = registered.lock().await.map_err(|no| no_turn(&vm, Op::RemoveVolume, no))?;
             let seen = host.snapshot();
             // Whoever had the lock before may have removed it.
             if seen.model.vm(vm.uuid).is_none() {

@@ -29,7 +29,7 @@ use crate::device::{Claim, DiskId};
 use crate::error::{Error, Kind, Op, Result};
 use crate::exec::{Act, Effort, execute};
 use crate::hypervisor::BoxFuture;
-use crate::ids::{DomId, VmName};
+use crate::ids::{DomId, Vdev, VmName};
 use crate::storage::{Ending, Job};
 
 /// How a Start ended, for everybody who waits for it; `None` while it is under way.
@@ -74,8 +74,10 @@ impl Host {
             tell.send_replace(Some(Ok(())));
             return Ok(outcome);
         }
-        let registered =
-            self.operations.register(vm.uuid, OperationKind::Start).map_err(|no| no_turn(&vm, no))?;
+        let registered = self
+            .operations
+            .register(vm.uuid, OperationKind::Start)
+            .map_err(|no| no_turn(&vm, Op::CreateDomain, no))?;
         starts.insert(vm.uuid, outcome.clone());
         drop(starts);
         self.register_run(vm.uuid);
@@ -118,8 +120,9 @@ impl Host {
             Box::pin(self.start(&name)).await?;
         }
 
-        let held = registered.lock().await.map_err(|no| no_turn(vm, no))?;
-        let vm = Arc::clone(self.snapshot().model.find_uuid(vm.uuid)?);
+        let held = registered.lock().await.map_err(|no| no_turn(vm, Op::CreateDomain, no))?;
+        let gone = |_| Refusal::NoSuchVm { name: vm.name.clone() };
+        let vm = Arc::clone(self.snapshot().model.find_uuid(vm.uuid).map_err(gone)?);
         self.register_run(vm.uuid);
         if self.snapshot().run(vm.uuid).is_some_and(|run| run.domid.is_some()) {
             return Ok(());
@@ -243,6 +246,12 @@ impl StartContext {
         *self.domid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn take_disk(&self, vdev: Vdev) -> Option<DiskSpec> {
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = disks.iter().position(|disk| disk.vdev == vdev)?;
+        Some(disks.swap_remove(at))
+    }
+
     fn disks(&self) -> Vec<DiskSpec> {
         self.disks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -328,7 +337,9 @@ impl Act for StartStep {
             let host = &context.host;
             let vm = &context.plan.vm;
             match &self.step {
-                Step::StartVolume { volume, .. } => {
+                Step::StartVolume { volume, vdev } => {
+                    // While the file exists: its inode is another file's as soon as it is gone.
+                    host.release(vm.uuid, context.take_disk(*vdev)).await;
                     // Nobody but dom0 has had it: a domain that was built was never unpaused, or is at its end.
                     host.storage.stop(volume, Ending::NeverRan).await
                 }
@@ -348,8 +359,7 @@ impl Act for StartStep {
     fn error(&self, kind: Kind) -> Error {
         let op = match self.step {
             Step::StartVolume { .. } => Op::StartVolume,
-            Step::CreateDomain => Op::CreateDomain,
-            Step::RecordUnpause => Op::Store,
+            Step::CreateDomain | Step::RecordUnpause => Op::CreateDomain,
             Step::Unpause => Op::UnpauseDomain,
         };
         Error::new(kind, op, &self.vm)
@@ -382,6 +392,14 @@ impl Host {
         })
     }
 
+    /// Gives a VM's claim on a disk back.
+    async fn release(&self, vm: Uuid, disk: Option<DiskSpec>) {
+        let Some(disk) = disk else { return };
+        if let Ok(Ok(id)) = tokio::task::spawn_blocking(move || DiskId::of(&disk.path)).await {
+            self.claims.release(id, vm);
+        }
+    }
+
     /// Claims a disk for a VM: no other may have it, unless all read.
     pub(super) async fn claim(&self, vm: Uuid, disk: &DiskSpec) -> Result<DiskId> {
         let path = disk.path.clone();
@@ -399,14 +417,14 @@ impl Host {
 }
 
 /// A place in the queue that was not got.
-pub(super) fn no_turn(vm: &Vm, no: NoTurn) -> HostError {
+pub(super) fn no_turn(vm: &Vm, op: Op, no: NoTurn) -> HostError {
     match no {
         NoTurn::Full { limit } => {
             HostError::Limit { name: "operations_per_vm", value: u64::try_from(limit).unwrap_or(u64::MAX) }
         }
         NoTurn::Cancelled => {
             let words = "the VM was killed, or its domain ended, meanwhile";
-            HostError::Failed(Error::new(Kind::Cancelled, Op::CreateDomain, &vm.name).because(words))
+            HostError::Failed(Error::new(Kind::Cancelled, op, &vm.name).because(words))
         }
     }
 }

@@ -102,8 +102,10 @@ fn pools(pools: Pools) -> Result<qubes::Pools, Failure> {
 /// The image goes to the pool as it comes. The client's half-close ends it; a client that is gone before that has
 /// broken off.
 async fn create_template(cx: &Cx<Host>, name: VmName, mut image: Upload) -> Result<Reply, Failure> {
-    let mut piece = Vec::new();
-    fill(&mut image, &mut piece).await?;
+    // The first bytes, however few, reserve the name.
+    let mut piece = vec![0; PIECE];
+    let first = image.read(&mut piece).await.map_err(broken)?;
+    piece.truncate(first);
     if piece.is_empty() {
         return Err(Exception::plain(Class::ProtocolError, "expected payload").into());
     }

@@ -97,10 +97,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     stop.cancel();
     let ending = async {
-        let closed = host.close();
-        let (served, closed) = tokio::join!(serving, closed);
-        served.context("the server's task")?;
-        Ok(closed?)
+        // Calls first: an upload that is cut off takes back what it made, and needs the store for that.
+        serving.await.context("the server's task")?;
+        Ok(host.close().await?)
     };
     match tokio::time::timeout(GRACE, ending).await {
         Ok(ended) => ended,
