@@ -19,7 +19,9 @@ const SCRIPT: &str = include_str!("run-tests");
 /// Emulated and on a busy machine, a test takes ten times what it takes on Xen alone.
 const TEST_LIMIT: Duration = Duration::from_mins(5);
 /// For a suite that hangs; it takes a quarter of an hour on an idle machine.
-const SUITE_LIMIT: Duration = Duration::from_mins(45);
+const SUITE_LIMIT: Duration = Duration::from_mins(30);
+/// A test is tried so often, each time after a new boot.
+const ROUNDS: usize = 3;
 
 /// A line of Cargo's `--message-format=json`, as far as it is of interest here.
 #[derive(Deserialize)]
@@ -69,23 +71,45 @@ pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
     }
 
     let testbed = Testbed::prepare()?;
-    let files = |folder: &'static str, list: Vec<(String, PathBuf)>| {
-        list.into_iter().map(move |(name, path)| (path, format!("{folder}/{name}")))
+    let files = |folder: &'static str, list: &[(String, PathBuf)]| {
+        list.iter().map(|(name, path)| (path.clone(), format!("{folder}/{name}"))).collect::<Vec<_>>()
     };
-    let job = Job {
-        files: files("bin", binaries).chain(files("tests", programs)).collect(),
-        texts: vec![("tests.list".to_owned(), tests.iter().map(Test::line).collect())],
-        script: SCRIPT.replace("@LIMIT@", &TEST_LIMIT.as_secs().to_string()),
-        timeout: SUITE_LIMIT,
-        ..Job::default()
-    };
-    let outcome = testbed.run(&job)?;
-    for (number, test) in tests.iter().enumerate() {
-        count(tally, test, number + 1, &outcome);
-    }
-    if outcome.end != End::Exited(0) {
-        eprint!("{}", outcome.tail());
-        bail!("{} (the whole console: {})", outcome.end, testbed.console_log().display());
+    // QEMU's emulation of the virtualisation now and then hangs a guest or the host. A test that fails is tried again
+    // after a new boot, and said so; one that fails each time has failed.
+    for round in 1..=ROUNDS {
+        let job = Job {
+            files: files("bin", &binaries).into_iter().chain(files("tests", &programs)).collect(),
+            texts: vec![("tests.list".to_owned(), tests.iter().map(Test::line).collect())],
+            script: SCRIPT.replace("@LIMIT@", &TEST_LIMIT.as_secs().to_string()),
+            timeout: if round == 1 { SUITE_LIMIT } else { SUITE_LIMIT / 2 },
+            ..Job::default()
+        };
+        let outcome = testbed.run(&job)?;
+        let mut again = Vec::new();
+        for (number, test) in tests.into_iter().enumerate() {
+            match verdict(number + 1, &outcome) {
+                (Verdict::Failed(why), log) if round < ROUNDS => {
+                    println!(
+                        "\n---- on Xen: {test}: {why}; it is tried again after a new boot\n{}",
+                        log.trim_end()
+                    );
+                    again.push(test);
+                }
+                (verdict, log) => count(tally, &test, verdict, &log),
+            }
+        }
+        if outcome.end != End::Exited(0) {
+            eprint!("{}", outcome.tail());
+            let whole = format!("{} (the whole console: {})", outcome.end, testbed.console_log().display());
+            if round == ROUNDS {
+                bail!(whole);
+            }
+            println!("{whole}");
+        }
+        if again.is_empty() {
+            break;
+        }
+        tests = again;
     }
     Ok(())
 }
@@ -94,13 +118,18 @@ fn wanted(words: &[String]) -> String {
     if words.is_empty() { String::new() } else { format!(" with {} in its name", words.join(" or ")) }
 }
 
-fn count(tally: &mut Tally, test: &Test, number: usize, outcome: &Outcome) {
+/// What became of the test with this number, and what it printed.
+fn verdict(number: usize, outcome: &Outcome) -> (Verdict, String) {
     let log = outcome.file(&format!("results/{number}.log")).unwrap_or_default();
-    let result = match outcome.file(&format!("results/{number}.end")) {
+    let verdict = match outcome.file(&format!("results/{number}.end")) {
         Ok(end) => judge(&end, &log),
         Err(_) => Verdict::Failed(format!("not run to its end: {}", outcome.end)),
     };
-    match result {
+    (verdict, log)
+}
+
+fn count(tally: &mut Tally, test: &Test, verdict: Verdict, log: &str) {
+    match verdict {
         Verdict::Passed => tally.passed += 1,
         Verdict::Skipped(why) => tally.skipped.push(format!("on Xen: {test} ({why})")),
         Verdict::Failed(why) => {
