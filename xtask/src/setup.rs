@@ -152,16 +152,42 @@ fn has_libclang() -> bool {
         let llvm = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm-"));
         folders.extend(llvm.map(|entry| entry.path().join("lib")));
     }
-    folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten().any(|entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        name.starts_with("libclang.so") || (name.starts_with("libclang-") && name.contains(".so"))
+    folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .flatten()
+        .any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
+}
+
+/// Whether a file of this name is the library that bindgen loads: `libclang.so`, `libclang-VERSION.so`, each with or
+/// without a number at its end. (`libclang-cpp.so` is another library, and is there without it.)
+fn is_libclang(name: &str) -> bool {
+    name.strip_prefix("libclang").is_some_and(|rest| {
+        rest.starts_with(".so")
+            || rest
+                .strip_prefix('-')
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && rest.contains(".so"))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_library_of_clangs_own_tools_is_not_taken_for_libclang() {
+        for name in
+            ["libclang.so", "libclang.so.1", "libclang-14.so", "libclang-14.so.1", "libclang-14.so.14.0.6"]
+        {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in
+            ["libclang-cpp.so.14", "libclang-cpp.so", "libclangAST.a", "libclang_rt.so", "libclang-14.a"]
+        {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
 
     #[test]
     fn the_candidates_are_read_from_apts_answer() {
