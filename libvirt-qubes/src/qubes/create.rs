@@ -101,6 +101,7 @@ pub fn begin(snapshot: &Snapshot, new: &NewVm) -> Result<Diff<Plan>, Refused> {
         volumes: volumes(snapshot, new, template)?,
         tags: BTreeSet::new(),
         features: BTreeMap::new(),
+        assignments: Arc::default(),
     };
     if let Some(template) = template {
         vm.properties.insert(Property::Template, Value::Vm(Some(template.uuid)));

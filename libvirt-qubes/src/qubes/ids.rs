@@ -122,6 +122,10 @@ macro_rules! text_newtype {
 pub struct BadText(&'static str);
 
 impl BadText {
+    pub(super) const fn new(rule: &'static str) -> Self {
+        Self(rule)
+    }
+
     /// The rule that was broken.
     pub fn reason(&self) -> &'static str {
         self.0

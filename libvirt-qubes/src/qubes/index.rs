@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::assignment::AssignedDevice;
 use super::class::VmClass;
 use super::global::Global;
 use super::ids::{LabelIndex, PendingId};
@@ -45,6 +46,8 @@ pub(super) struct Indexes {
     /// What lies in a pool under which name.
     vids: imbl::HashMap<PoolName, imbl::OrdMap<Arc<str>, Occupant>>,
     following_default_netvm: imbl::OrdSet<Uuid>,
+    /// The devices of a VM that are assigned, and to whom.
+    devices: imbl::HashMap<Uuid, imbl::OrdSet<(AssignedDevice, Uuid)>>,
     starts: imbl::HashMap<Uuid, PendingId>,
     last_pending: u64,
 }
@@ -74,6 +77,11 @@ fn references(vm: &Vm) -> impl Iterator<Item = (Uuid, Property)> + '_ {
     vm.properties.iter().filter_map(|(property, value)| Some((value.as_vm()?, *property)))
 }
 
+/// The assigned devices that one VM in particular has to offer.
+fn devices(vm: &Vm) -> impl Iterator<Item = (Uuid, (AssignedDevice, Uuid))> + '_ {
+    vm.assignments.keys().filter_map(|device| Some((device.backend?, (device.clone(), vm.uuid))))
+}
+
 /// Whether the VM's netvm is the default one: it is not set, and the class follows the default.
 fn follows_default_netvm(vm: &Vm) -> bool {
     Property::Netvm.applies_to(vm.class)
@@ -85,6 +93,9 @@ impl Indexes {
     pub(super) fn note_vm(&mut self, vm: &Vm) {
         for (target, property) in references(vm) {
             add(&mut self.referrers, target, Referrer::Vm(vm.uuid, property));
+        }
+        for (backend, device) in devices(vm) {
+            add(&mut self.devices, backend, device);
         }
         add(&mut self.labelled, vm.label, vm.uuid);
         if follows_default_netvm(vm) {
@@ -102,6 +113,9 @@ impl Indexes {
     pub(super) fn forget_vm(&mut self, vm: &Vm) {
         for (target, property) in references(vm) {
             drop_from(&mut self.referrers, &target, &Referrer::Vm(vm.uuid, property));
+        }
+        for (backend, device) in devices(vm) {
+            drop_from(&mut self.devices, &backend, &device);
         }
         drop_from(&mut self.labelled, &vm.label, &vm.uuid);
         self.following_default_netvm.remove(&vm.uuid);
@@ -190,6 +204,10 @@ impl Indexes {
 
     pub(super) fn referrers(&self, vm: Uuid) -> impl Iterator<Item = Referrer> {
         self.referrers.get(&vm).cloned().unwrap_or_default().into_iter()
+    }
+
+    pub(super) fn devices_of(&self, backend: Uuid) -> impl Iterator<Item = (AssignedDevice, Uuid)> {
+        self.devices.get(&backend).cloned().unwrap_or_default().into_iter()
     }
 
     pub(super) fn labelled(&self, label: LabelIndex) -> impl Iterator<Item = Uuid> {

@@ -9,6 +9,7 @@
 //! - [`store`]: the database beneath;
 //! - [`property`], [`label`], [`create`], [`remove`]: rules, as pure functions of a snapshot.
 
+pub mod assignment;
 mod block;
 mod chain;
 pub mod class;

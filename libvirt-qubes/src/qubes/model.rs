@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::assignment::AssignedDevice;
 use super::global::Global;
 use super::ids::{LabelIndex, PendingId, Qid};
 use super::index::{Indexes, Occupant, Referrer};
@@ -50,10 +51,19 @@ pub struct SetAside {
     pub label: Option<LabelIndex>,
     /// The volumes that it keeps from others, by pool and name there.
     pub volumes: Vec<(PoolName, Arc<str>)>,
-    /// The VMs that it refers to, and in which property, where that is known.
-    pub references: Vec<(Uuid, Option<Property>)>,
+    /// The VMs that it refers to, and as what.
+    pub references: Vec<(Uuid, Reference)>,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// As what a row refers to a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// As the value of a property, of that name as stored.
+    Property(String),
+    /// As the backend of an assigned device, with its port as stored.
+    Device(String),
 }
 
 /// A row that contradicts the model: a bug, or a store that was changed behind the model's back.
@@ -111,6 +121,12 @@ impl Model {
             Some(row) => Refusal::SetAside { name: row.name.clone(), reason: row.reason.clone() },
             None => Refusal::NoSuchUuid { uuid },
         })
+    }
+
+    /// Whether the store has a row of a VM with this identity, good or bad.
+    pub(super) fn has_row(&self, uuid: Uuid) -> bool {
+        self.vms.contains_key(&uuid)
+            || self.set_aside.iter().any(|row| row.table == "vm" && row.uuid == Some(uuid))
     }
 
     /// The name of a VM; also of one whose row is bad, if its name is not.
@@ -249,6 +265,11 @@ impl Model {
             Referrer::Vm(uuid, by) if by == property => self.vm(uuid),
             Referrer::Vm(..) | Referrer::System(_) => None,
         })
+    }
+
+    /// The devices of a VM that are assigned, each with the VM that it is assigned to; itself included.
+    pub fn devices_of(&self, backend: Uuid) -> impl Iterator<Item = (AssignedDevice, Uuid)> {
+        self.indexes.devices_of(backend)
     }
 
     /// The VMs with this label.

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::assignment::AssignedDevice;
 use super::class::VmClass;
 use super::create::pending_volumes;
 use super::diff::{Diff, Refused};
 use super::event::{EventKind, ModelEvent, Subject};
+use super::global::Global;
 use super::index::Referrer;
+use super::model::Reference;
 use super::pending::{Pending, PendingKind, Reserved, VolumeProgress};
 use super::property::Property;
 use super::refusal::{Owner, Refusal, User};
@@ -38,6 +41,11 @@ pub fn begin(snapshot: &Snapshot, vm: Uuid) -> Result<Diff<Arc<Pending>>, Refuse
     let by = users(snapshot, vm);
     if !by.is_empty() {
         let refusal = Refusal::InUse { vm: vm.name.clone(), by };
+        return Err(Refused { pre_events: vec![announced], refusal });
+    }
+    let ports = assigned(snapshot, vm);
+    if !ports.is_empty() {
+        let refusal = Refusal::DevicesAssigned { vm: vm.name.clone(), ports };
         return Err(Refused { pre_events: vec![announced], refusal });
     }
     let row = Arc::new(Pending {
@@ -78,17 +86,34 @@ fn users(snapshot: &Snapshot, vm: &Vm) -> BTreeSet<User> {
     // A bad row of the store holds on to what it refers to, as a good one does.
     let bad = model.set_aside().flat_map(|row| {
         let to_it = row.references.iter().filter(|(target, _)| *target == vm.uuid);
-        to_it.filter_map(|(_, property)| {
-            let owner = if row.table == "vm" { Owner::Vm(row.name.parse().ok()?) } else { Owner::System };
-            Some(User { owner, property: property.map_or("unknown", Property::name) })
+        to_it.filter_map(|(_, reference)| {
+            let Reference::Property(name) = reference else { return None };
+            let owner = row.name.parse().ok().filter(|_| row.table == "vm").map_or(Owner::System, Owner::Vm);
+            let of_vm = Property::named(name).map(Property::name);
+            let property = of_vm.or_else(|| Global::named(name).map(Global::name)).unwrap_or("unknown");
+            Some(User { owner, property })
         })
     });
     model.referrers(vm.uuid).filter_map(user).chain(bad).collect()
 }
 
+/// The ports of its devices that are assigned to others, each once, sorted.
+fn assigned(snapshot: &Snapshot, vm: &Vm) -> Vec<String> {
+    let model = &snapshot.model;
+    let others = model.devices_of(vm.uuid).filter(|(_, user)| *user != vm.uuid);
+    let ports = others.map(|(device, _)| AssignedDevice::written(device.port.as_ref()).to_owned());
+    let bad = model.set_aside().flat_map(|row| {
+        row.references.iter().filter_map(|(backend, reference)| match reference {
+            Reference::Device(port) if *backend == vm.uuid => Some(port.clone()),
+            Reference::Device(_) | Reference::Property(_) => None,
+        })
+    });
+    ports.chain(bad).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::global::Global;
+    use super::super::assignment::{Assignment, AssignmentMode};
     use super::super::refusal::Refusal as R;
     use super::super::snapshot::Run;
     use super::super::testing::{apply, make, new_vm, set, set_global, small_model, vm};
@@ -131,6 +156,33 @@ mod tests {
         assert!(matches!(refused(&snapshot, "sys-net").refusal, R::InUse { .. }));
         set(&mut snapshot, "work", "netvm", "").unwrap();
         assert!(begin(&snapshot, vm(&snapshot, "sys-net").uuid).is_ok());
+    }
+
+    #[test]
+    fn a_vm_whose_devices_are_assigned_to_others_stays() {
+        let mut snapshot = small_model();
+        let (work, net) = (vm(&snapshot, "work"), vm(&snapshot, "sys-net"));
+        let assign = |snapshot: &mut Snapshot, to: Uuid, port: &str| {
+            let device = AssignedDevice {
+                class: "usb".parse().unwrap(),
+                backend: Some(net.uuid),
+                port: AssignedDevice::part(port).unwrap(),
+                id: None,
+            };
+            let how = Assignment { mode: AssignmentMode::AskToAttach, options: Default::default() };
+            Write::SetAssignment(to, device, how).apply(&mut snapshot.model).unwrap();
+        };
+        assign(&mut snapshot, net.uuid, "1-1");
+        assert!(begin(&snapshot, net.uuid).is_ok(), "its own devices do not hold it");
+        assign(&mut snapshot, work.uuid, "2-1");
+        assign(&mut snapshot, work.uuid, "*");
+        assign(&mut snapshot, Vm::DOM0, "2-1");
+        let refused = refused(&snapshot, "sys-net");
+        let ports = vec!["*".to_owned(), "2-1".to_owned()];
+        assert_eq!(refused.refusal, R::DevicesAssigned { vm: net.name.clone(), ports });
+        assert_eq!(refused.pre_events.len(), 1);
+        assert_eq!(snapshot.model, snapshot.model.reindexed());
+        assert!(begin(&snapshot, work.uuid).is_ok());
     }
 
     #[test]

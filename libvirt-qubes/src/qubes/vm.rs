@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::assignment::{AssignedDevice, Assignment};
 use super::class::VmClass;
 use super::ids::{FeatureName, FeatureValue, LabelIndex, Qid, Tag};
 use super::property::Property;
@@ -33,6 +34,8 @@ pub struct Vm {
     pub tags: BTreeSet<Tag>,
     /// Its features.
     pub features: BTreeMap<FeatureName, Feature>,
+    /// The devices that are assigned to it.
+    pub assignments: Arc<BTreeMap<AssignedDevice, Assignment>>,
 }
 
 /// A feature's value, and when it came relative to the VM's others: they are listed in that order.

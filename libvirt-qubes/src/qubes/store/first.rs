@@ -62,6 +62,7 @@ pub(super) fn dom0(label: LabelIndex) -> Vm {
         volumes: Vec::new(),
         tags: BTreeSet::new(),
         features: BTreeMap::new(),
+        assignments: Arc::default(),
     }
 }
 

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::super::assignment::{AssignedDevice, Assignment, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::global::{Global, GlobalKind};
 use super::super::ids::{LabelIndex, PendingId, Qid};
 use super::super::label::Label;
-use super::super::model::{Model, SetAside};
+use super::super::model::{Model, Reference, SetAside};
 use super::super::pending::{Pending, PendingKind, PendingVolume, Reserved};
 use super::super::pool::Pool;
 use super::super::property::{self, Property};
@@ -23,7 +24,7 @@ use super::super::vm::{Feature, Vm};
 use super::super::volume::VolumeConfig;
 use super::columns::{access_of_word, progress_of_word, value_of_text};
 use super::error::AtStore;
-use super::rows::{GlobalRow, PendingRow, PendingVolumeRow, Rows, VmRow, VolumeRow};
+use super::rows::{AssignmentRow, GlobalRow, PendingRow, PendingVolumeRow, Rows, VmRow, VolumeRow};
 use crate::error::Result;
 use crate::ids::{ByteSize, PoolName};
 
@@ -145,6 +146,13 @@ impl Loading {
     fn reserved(&self, rows: &Rows, row: &VmRow) -> SetAside {
         let volumes = rows.volumes.get(&row.uuid).into_iter().flatten();
         let references = rows.references.get(&row.uuid).into_iter().flatten();
+        let references = references.filter_map(|(name, target)| {
+            Some((canonical_uuid(target.as_deref()?).ok()?, Reference::Property(name.clone())))
+        });
+        let devices = rows.assignments.get(&row.uuid).into_iter().flatten();
+        let devices = devices.filter_map(|device| {
+            Some((canonical_uuid(device.backend.as_deref()?).ok()?, Reference::Device(device.port.clone())))
+        });
         SetAside {
             uuid: canonical_uuid(&row.uuid).ok(),
             qid: Some(row.qid),
@@ -152,11 +160,7 @@ impl Loading {
             volumes: volumes
                 .filter_map(|volume| Some((volume.pool.parse().ok()?, volume.vid.as_deref()?.into())))
                 .collect(),
-            references: references
-                .filter_map(|(name, target)| {
-                    Some((canonical_uuid(target.as_deref()?).ok()?, Property::named(name)))
-                })
-                .collect(),
+            references: references.chain(devices).collect(),
             ..aside("vm", &row.name, Bad::new())
         }
     }
@@ -177,6 +181,7 @@ impl Loading {
             volumes: Vec::new(),
             tags: BTreeSet::new(),
             features: BTreeMap::new(),
+            assignments: Arc::default(),
         };
         let admin = (uuid == Vm::DOM0, vm.qid == Qid::DOM0, vm.name.is_dom0(), class == VmClass::AdminVm);
         if !matches!(admin, (true, true, true, true) | (false, false, false, false)) {
@@ -211,7 +216,40 @@ impl Loading {
             let name = name.parse().map_err(|error| format!("feature {name:?}: {error}"))?;
             vm.features.insert(name, Feature { value, position });
         }
+        let assignments = rows.assignments.remove(&row.uuid).unwrap_or_default();
+        let assignments: BTreeMap<_, _> = assignments
+            .into_iter()
+            .map(|assignment| {
+                let options = rows.assignment_options.remove(&assignment.id).unwrap_or_default();
+                let port = assignment.port.clone();
+                self.assignment(assignment, options).map_err(|bad| format!("device {port:?}: {bad}"))
+            })
+            .collect::<std::result::Result<_, Bad>>()?;
+        if !assignments.is_empty() {
+            vm.assignments = Arc::new(assignments);
+        }
         Ok(vm)
+    }
+
+    fn assignment(
+        &self,
+        row: AssignmentRow,
+        options: Vec<(String, String)>,
+    ) -> std::result::Result<(AssignedDevice, Assignment), Bad> {
+        let part = |text: &str| AssignedDevice::part(text).map_err(|error| format!("{error}: {text:?}"));
+        let device = AssignedDevice {
+            class: row.class.parse().map_err(|error| format!("class {:?}: {error}", row.class))?,
+            backend: row.backend.map(|backend| self.known.vm(&backend)).transpose()?,
+            port: part(&row.port)?,
+            id: part(&row.device)?,
+        };
+        let mode = AssignmentMode::named(&row.mode).ok_or_else(|| format!("mode {:?}", row.mode))?;
+        let option = |(name, value): (String, String)| -> std::result::Result<_, Bad> {
+            let value = value.parse().map_err(|error| format!("option {name:?}: {error}"))?;
+            Ok((name.parse().map_err(|error| format!("option {name:?}: {error}"))?, value))
+        };
+        let options = options.into_iter().map(option).collect::<std::result::Result<_, Bad>>()?;
+        Ok((device, Assignment { mode, options }))
     }
 
     fn label_exists(&self, index: LabelIndex) -> bool {
@@ -246,7 +284,8 @@ impl Loading {
             Ok((global, value)) => self.model.put_global(global, Some(value)),
             Err(reason) => {
                 let vm = row.vm.as_deref().and_then(|uuid| canonical_uuid(uuid).ok());
-                let references = vm.into_iter().map(|vm| (vm, None)).collect();
+                let as_value = |vm| (vm, Reference::Property(row.name.clone()));
+                let references = vm.into_iter().map(as_value).collect();
                 self.set_aside(SetAside { references, ..aside("global", &row.name, reason) });
             }
         }
@@ -385,7 +424,13 @@ fn fitting(model: Model) -> Model {
                 references: vm
                     .properties
                     .iter()
-                    .filter_map(|(property, value)| Some((value.as_vm()?, Some(*property))))
+                    .filter_map(|(property, value)| {
+                        Some((value.as_vm()?, Reference::Property(property.name().to_owned())))
+                    })
+                    .chain(vm.assignments.keys().filter_map(|device| {
+                        let port = AssignedDevice::written(device.port.as_ref()).to_owned();
+                        Some((device.backend?, Reference::Device(port)))
+                    }))
                     .collect(),
                 ..aside("vm", vm.name.as_str(), reason)
             };

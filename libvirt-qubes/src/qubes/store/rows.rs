@@ -1,6 +1,7 @@
 //! The rows of the store as they stand there, unjudged.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use rusqlite::{Connection, Row};
 
@@ -51,6 +52,16 @@ pub(super) struct PendingVolumeRow {
     pub progress: String,
 }
 
+/// A row of `assignment`.
+pub(super) struct AssignmentRow {
+    pub id: i64,
+    pub class: String,
+    pub backend: Option<String>,
+    pub port: String,
+    pub device: String,
+    pub mode: String,
+}
+
 /// Rows that belong to a VM, by its identity as stored.
 pub(super) type OfVm<T> = HashMap<String, Vec<T>>;
 
@@ -65,6 +76,8 @@ pub(super) struct Rows {
     pub volumes: OfVm<VolumeRow>,
     pub tags: OfVm<String>,
     pub features: OfVm<(String, String, i64)>,
+    pub assignments: OfVm<AssignmentRow>,
+    pub assignment_options: HashMap<i64, Vec<(String, String)>>,
     pub globals: Vec<GlobalRow>,
     pub pending: Vec<PendingRow>,
     pub pending_volumes: Vec<(i64, PendingVolumeRow)>,
@@ -78,42 +91,59 @@ fn all<T>(
     db.prepare(sql)?.query_map([], row)?.collect()
 }
 
+fn grouped<K: Eq + Hash, T>(rows: Vec<(K, T)>) -> HashMap<K, Vec<T>> {
+    let mut grouped: HashMap<K, Vec<T>> = HashMap::new();
+    for (owner, row) in rows {
+        grouped.entry(owner).or_default().push(row);
+    }
+    grouped
+}
+
 fn of_vm<T>(
     db: &Connection,
     sql: &str,
     mut row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<OfVm<T>> {
-    let mut grouped: OfVm<T> = HashMap::new();
-    for (vm, row) in all(db, sql, |sql_row| Ok((sql_row.get(0)?, row(sql_row)?)))? {
-        grouped.entry(vm).or_default().push(row);
-    }
-    Ok(grouped)
+    all(db, sql, |sql_row| Ok((text(sql_row, 0)?, row(sql_row)?))).map(grouped)
+}
+
+/// Text as it stands there. Bytes that are none become U+FFFD, which no rule lets pass: one such cell must not
+/// keep the rest from being read.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(optional(row, column)?.unwrap_or_default())
+}
+
+fn optional(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
 impl Rows {
     pub(super) fn read(db: &Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             labels: all(db, "SELECT idx, name, colour FROM label ORDER BY idx", |r| {
-                Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+                Ok((r.get(0)?, text(r, 1)?, text(r, 2)?))
             })?,
             pools: all(db, "SELECT name, driver, position FROM pool ORDER BY position", |r| {
-                Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+                Ok((text(r, 0)?, text(r, 1)?, r.get(2)?))
             })?,
             pool_options: all(db, "SELECT pool, key, value FROM pool_option", |r| {
-                Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+                Ok((text(r, 0)?, text(r, 1)?, text(r, 2)?))
             })?,
             vms: all(db, "SELECT uuid, qid, name, class, label FROM vm ORDER BY qid", |r| {
                 Ok(VmRow {
-                    uuid: r.get(0)?,
+                    uuid: text(r, 0)?,
                     qid: r.get(1)?,
-                    name: r.get(2)?,
-                    class: r.get(3)?,
+                    name: text(r, 2)?,
+                    class: text(r, 3)?,
                     label: r.get(4)?,
                 })
             })?,
-            properties: of_vm(db, "SELECT vm, name, value FROM vm_property", |r| Ok((r.get(1)?, r.get(2)?)))?,
+            properties: of_vm(db, "SELECT vm, name, value FROM vm_property", |r| {
+                Ok((text(r, 1)?, text(r, 2)?))
+            })?,
             references: of_vm(db, "SELECT vm, name, target FROM vm_reference", |r| {
-                Ok((r.get(1)?, r.get(2)?))
+                Ok((text(r, 1)?, optional(r, 2)?))
             })?,
             volumes: of_vm(
                 db,
@@ -121,32 +151,56 @@ impl Rows {
                  FROM volume ORDER BY vm, position",
                 |r| {
                     Ok(VolumeRow {
-                        name: r.get(1)?,
-                        pool: r.get(2)?,
-                        vid: r.get(3)?,
-                        kind: r.get(4)?,
+                        name: text(r, 1)?,
+                        pool: text(r, 2)?,
+                        vid: optional(r, 3)?,
+                        kind: text(r, 4)?,
                         size: r.get(5)?,
-                        access: r.get(6)?,
+                        access: text(r, 6)?,
                         revisions_to_keep: r.get(7)?,
                         ephemeral: r.get(8)?,
                     })
                 },
             )?,
-            tags: of_vm(db, "SELECT vm, tag FROM tag", |r| r.get(1))?,
+            tags: of_vm(db, "SELECT vm, tag FROM tag", |r| text(r, 1))?,
             features: of_vm(db, "SELECT vm, name, value, position FROM feature", |r| {
-                Ok((r.get(1)?, r.get(2)?, r.get(3)?))
+                Ok((text(r, 1)?, text(r, 2)?, r.get(3)?))
             })?,
+            assignments: of_vm(
+                db,
+                "SELECT vm, id, class, backend, port, device, mode FROM assignment",
+                |r| {
+                    Ok(AssignmentRow {
+                        id: r.get(1)?,
+                        class: text(r, 2)?,
+                        backend: optional(r, 3)?,
+                        port: text(r, 4)?,
+                        device: text(r, 5)?,
+                        mode: text(r, 6)?,
+                    })
+                },
+            )?,
+            assignment_options: grouped(all(
+                db,
+                "SELECT assignment, name, value FROM assignment_option",
+                |r| Ok((r.get(0)?, (text(r, 1)?, text(r, 2)?))),
+            )?),
             globals: all(db, "SELECT name, value, vm, pool FROM global", |r| {
-                Ok(GlobalRow { name: r.get(0)?, value: r.get(1)?, vm: r.get(2)?, pool: r.get(3)? })
+                Ok(GlobalRow {
+                    name: text(r, 0)?,
+                    value: optional(r, 1)?,
+                    vm: optional(r, 2)?,
+                    pool: optional(r, 3)?,
+                })
             })?,
             pending: all(db, "SELECT id, kind, phase, uuid, qid, name FROM pending ORDER BY id", |r| {
                 Ok(PendingRow {
                     id: r.get(0)?,
-                    kind: r.get(1)?,
-                    phase: r.get(2)?,
-                    uuid: r.get(3)?,
+                    kind: text(r, 1)?,
+                    phase: optional(r, 2)?,
+                    uuid: text(r, 3)?,
                     qid: r.get(4)?,
-                    name: r.get(5)?,
+                    name: text(r, 5)?,
                 })
             })?,
             pending_volumes: all(
@@ -154,10 +208,10 @@ impl Rows {
                 "SELECT pending, volume, pool, vid, progress FROM pending_volume ORDER BY pending, position",
                 |r| {
                     let row = PendingVolumeRow {
-                        volume: r.get(1)?,
-                        pool: r.get(2)?,
-                        vid: r.get(3)?,
-                        progress: r.get(4)?,
+                        volume: text(r, 1)?,
+                        pool: text(r, 2)?,
+                        vid: text(r, 3)?,
+                        progress: text(r, 4)?,
                     };
                     Ok((r.get(0)?, row))
                 },

@@ -6,7 +6,7 @@ use super::error::AtStore;
 use crate::error::{Error, Kind, Op, Result};
 
 /// What makes version N of version N-1; the first makes it of an empty database.
-const MIGRATIONS: &[&str] = &[include_str!("v1.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql")];
 
 /// Marks a database as ours (`PRAGMA application_id`): "QuMg".
 const APPLICATION: i32 = 0x5175_4d67;

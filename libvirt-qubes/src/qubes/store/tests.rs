@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::super::assignment::{AssignedDevice, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::global::Global;
 use super::super::pending::{PendingKind, StartPhase, VolumeProgress};
@@ -141,6 +142,50 @@ fn a_state_of_version_1_is_read_whole() {
     );
     assert!(model.start_pending(sys_net.uuid) && !model.name_is_free(&"half-made".parse().unwrap()));
     assert_eq!(model.free_qid().unwrap().get(), 4);
+}
+
+/// A state as a version left it: the schemas up to it, each with what it added to the content.
+fn of_version(version: usize) -> tempfile::TempDir {
+    let content = [include_str!("v1_content.sql"), include_str!("v2_content.sql")];
+    assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
+    let dir = tempfile::tempdir().unwrap();
+    for (schema, content) in schema::MIGRATIONS.iter().zip(content).take(version) {
+        edit(dir.path(), schema);
+        edit(dir.path(), content);
+    }
+    edit(dir.path(), &format!("PRAGMA user_version = {version}; PRAGMA application_id = 0x51754d67"));
+    dir
+}
+
+#[test]
+fn a_state_of_every_version_keeps_its_rows_on_the_way_to_this_one() {
+    for version in 1..=schema::MIGRATIONS.len() {
+        let dir = of_version(version);
+        let opened = Store::open(dir.path(), || panic!("not a first start")).unwrap();
+        assert_eq!(opened.start, Start::Later);
+        let model = opened.model;
+        let bad: Vec<_> = model.set_aside().collect();
+        assert!(bad.is_empty(), "{version}: {bad:?}");
+        assert_eq!((model.vm_count(), model.pending().count()), (4, 2), "{version}");
+        let sys_net = model.vm_named("sys-net").unwrap();
+        let assigned: Vec<_> = sys_net
+            .assignments
+            .iter()
+            .map(|(device, how)| {
+                let options =
+                    how.options.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(" ");
+                let parts = [&device.port, &device.id].map(|part| AssignedDevice::written(part.as_ref()));
+                (device.class.as_str(), device.backend, parts, how.mode, options)
+            })
+            .collect();
+        let pci = ["00_14.0", "0x8086:0xa0ed::p0c0330"];
+        let expected = [
+            ("pci", Some(Vm::DOM0), pci, AssignmentMode::Required, "no-strict-reset=True".to_owned()),
+            ("usb", None, ["*", "0951:1666::u080650"], AssignmentMode::AskToAttach, String::new()),
+        ];
+        assert_eq!(assigned, if version >= 2 { expected.as_slice() } else { &[] }, "{version}");
+        assert_eq!(model.devices_of(sys_net.uuid).count(), usize::from(version >= 2));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A write checks nothing that a rule should have refused; what contradicts the model or a foreign key
 //! fails the change that it belongs to, as the bug that it is.
 
+mod assignment;
 mod label;
 mod pending;
 mod pool;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::assignment::{AssignedDevice, Assignment};
 use super::global::Global;
 use super::ids::{FeatureName, FeatureValue, LabelIndex, PendingId, Tag};
 use super::label::Label;
@@ -45,6 +47,10 @@ pub enum Write {
     RemoveTag(Uuid, Tag),
     /// Sets a feature; a new one comes last (`None`: removes it).
     SetFeature(Uuid, FeatureName, Option<FeatureValue>),
+    /// Assigns a device to a VM, or replaces how it is assigned.
+    SetAssignment(Uuid, AssignedDevice, Assignment),
+    /// Takes an assignment back.
+    RemoveAssignment(Uuid, AssignedDevice),
     /// Sets a global property (`None`: back to the default).
     SetGlobal(Global, Option<Value>),
     /// Adds a label.
@@ -79,6 +85,8 @@ impl Write {
             Self::AddTag(vm, tag) => vm::add_tag(model, *vm, tag),
             Self::RemoveTag(vm, tag) => vm::remove_tag(model, *vm, tag),
             Self::SetFeature(vm, name, value) => vm::set_feature(model, *vm, name, value.as_ref()),
+            Self::SetAssignment(vm, device, how) => assignment::set(model, *vm, device, how),
+            Self::RemoveAssignment(vm, device) => assignment::remove(model, *vm, device),
             Self::SetGlobal(global, value) => property::set_global(model, *global, value.as_ref()),
             Self::AddLabel(label) => label::add(model, label),
             Self::RemoveLabel(index) => label::remove(model, *index),
@@ -103,6 +111,8 @@ impl Write {
             Self::AddTag(vm, tag) => vm::insert_tag(db, *vm, tag),
             Self::RemoveTag(vm, tag) => vm::delete_tag(db, *vm, tag),
             Self::SetFeature(vm, name, value) => vm::store_feature(db, *vm, name, value.as_ref()),
+            Self::SetAssignment(vm, device, how) => assignment::store(db, *vm, device, how),
+            Self::RemoveAssignment(vm, device) => assignment::delete(db, *vm, device),
             Self::SetGlobal(global, value) => property::store_global(db, *global, value.as_ref()),
             Self::AddLabel(label) => label::insert(db, label),
             Self::RemoveLabel(index) => label::delete(db, *index),
@@ -130,6 +140,7 @@ fn unless(wrong: bool, what: impl FnOnce() -> String) -> Result<(), Inconsistent
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::assignment::AssignmentMode;
     use super::super::class::{VmClass, VolumeKind};
     use super::super::create;
     use super::super::ids::Qid;
@@ -220,6 +231,18 @@ mod tests {
             Write::SetFeature(a, name.parse().unwrap(), value.map(|value| value.parse().unwrap()))
         };
         let tag = |tag: &str| tag.parse::<Tag>().unwrap();
+        let device = |backend, port: &str| AssignedDevice {
+            class: "block".parse().unwrap(),
+            backend,
+            port: AssignedDevice::part(port).unwrap(),
+            id: Some("0951:1666".parse().unwrap()),
+        };
+        let assignment = |mode, options: &[(&str, &str)]| {
+            let options = options.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            Assignment { mode, options: options.collect() }
+        };
+        let (auto, ask) = (AssignmentMode::AutoAttach, AssignmentMode::AskToAttach);
+        let with_options = assignment(auto, &[("read-only", "yes"), ("frontend-dev", "")]);
         for write in [
             Write::AddVm(work),
             set(a, Property::Memory, Value::Int(500)),
@@ -250,6 +273,13 @@ mod tests {
             feature("b", Some("2")),
             feature("a", None),
             feature("c", Some("3")),
+            Write::SetAssignment(a, device(Some(d), "sda"), with_options.clone()),
+            Write::SetAssignment(a, device(None, "*"), assignment(ask, &[])),
+            Write::SetAssignment(a, device(None, "*"), assignment(auto, &[("read-only", "no")])),
+            Write::SetAssignment(a, device(Some(a), "sda"), with_options.clone()),
+            Write::SetAssignment(a, device(Some(d), "sda"), assignment(ask, &[("read-only", "no")])),
+            Write::RemoveAssignment(a, device(Some(d), "sda")),
+            Write::SetAssignment(d, device(Some(d), "sda"), with_options),
             Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(Some(d)))),
             Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(None))),
             Write::SetGlobal(Global::DefaultPoolRoot, Some(Value::Pool("fast".parse().unwrap()))),
@@ -283,8 +313,23 @@ mod tests {
         let debian = vm(&testing::snapshot_of(model.clone()), "debian", VmClass::TemplateVm, None);
         both(&store, &mut model, &Write::AddVm(debian.clone()));
         let work = vm(&testing::snapshot_of(model.clone()), "work", VmClass::AppVm, Some("debian"));
-        both(&store, &mut model, &Write::AddVm(work));
+        let device = AssignedDevice {
+            class: "usb".parse().unwrap(),
+            backend: Some(debian.uuid),
+            port: None,
+            id: None,
+        };
+        let how = Assignment { mode: AssignmentMode::AutoAttach, options: BTreeMap::new() };
+        let nobodys = AssignedDevice { backend: Some(Uuid::from_u128(9)), ..device.clone() };
+        both(&store, &mut model, &Write::AddVm(work.clone()));
+        let netvm = vm(&testing::snapshot_of(model.clone()), "net", VmClass::StandaloneVm, None);
+        both(&store, &mut model, &Write::AddVm(netvm.clone()));
+        let of_netvm = AssignedDevice { backend: Some(netvm.uuid), ..device.clone() };
+        both(&store, &mut model, &Write::SetAssignment(work.uuid, of_netvm, how.clone()));
         for write in [
+            Write::RemoveVm(netvm.uuid),
+            Write::SetAssignment(work.uuid, nobodys, how),
+            Write::RemoveAssignment(work.uuid, device),
             Write::RemoveVm(debian.uuid),
             Write::RemovePool("varlibqubes".parse().unwrap()),
             Write::RemovePool("linux-kernel".parse().unwrap()),

@@ -10,7 +10,7 @@ use super::super::model::{Inconsistent, Model};
 use super::super::store::columns::{access_word, integer};
 use super::super::vm::{Feature, Vm};
 use super::super::volume::VolumeConfig;
-use super::{one, property, unless};
+use super::{assignment, one, property, unless};
 use crate::ids::VolumeName;
 
 pub(super) fn add(model: &mut Model, vm: &Arc<Vm>) -> Result<(), Inconsistent> {
@@ -44,12 +44,16 @@ pub(super) fn insert(db: &Connection, vm: &Vm) -> rusqlite::Result<()> {
     for (name, feature) in features {
         store_feature(db, vm.uuid, name, Some(&feature.value))?;
     }
+    for (device, how) in &*vm.assignments {
+        assignment::store(db, vm.uuid, device, how)?;
+    }
     Ok(())
 }
 
 pub(super) fn remove(model: &mut Model, uuid: Uuid) -> Result<(), Inconsistent> {
     model.take_vm(uuid)?;
-    unless(model.referrers(uuid).next().is_some(), || format!("VM {uuid} is still referred to"))
+    unless(model.referrers(uuid).next().is_some(), || format!("VM {uuid} is still referred to"))?;
+    unless(model.devices_of(uuid).next().is_some(), || format!("devices of VM {uuid} are still assigned"))
 }
 
 pub(super) fn delete(db: &Connection, uuid: Uuid) -> rusqlite::Result<()> {
