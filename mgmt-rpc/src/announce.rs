@@ -69,6 +69,7 @@ pub fn event(event: &ModelEvent) -> Event {
         EventKind::DomainFeatureDelete { feature } => {
             named(&format!("domain-feature-delete:{feature}")).with("feature", feature.as_str())
         }
+        EventKind::FirewallChanged => named("firewall-changed"),
         EventKind::PropertyPreSet(change) => property("property-pre-set", change),
         EventKind::PropertySet(change) => property("property-set", change),
         EventKind::PropertyPreReset(change) => property("property-pre-reset", change),
@@ -190,6 +191,7 @@ mod tests {
                 work(EventKind::DomainPreStart),
                 b"1\0work\0domain-pre-start\0start_guid\0True\0mem_required\0None\0\0",
             ),
+            (work(EventKind::FirewallChanged), b"1\0work\0firewall-changed\0\0"),
             (work(EventKind::DomainStart), b"1\0work\0domain-start\0start_guid\0True\0\0"),
             (
                 work(EventKind::DomainPreShutdown { force: Force::No }),

@@ -44,6 +44,22 @@ pub fn failure(error: HostError, reader: Reader<'_>) -> Failure {
     }
 }
 
+/// The exception for a failure where clients know words of their own, with one `%s`, for what the store could not
+/// take. The log has it whole.
+pub fn unsaved(error: HostError, format: &'static str, reader: Reader<'_>) -> Failure {
+    match error {
+        HostError::Failed(error) if error.op() == Op::Store => {
+            tracing::error!(error = error.report(), "a change was not saved");
+            Exception::new(Class::QubesException, format, [words(&error, reader.causes)]).into()
+        }
+        other @ (HostError::Refused(_)
+        | HostError::Failed(_)
+        | HostError::Step { .. }
+        | HostError::Limit { .. }
+        | HostError::Bug) => failure(other, reader),
+    }
+}
+
 /// What an event says of a refusal: the exception's text, naming no other VM.
 pub fn in_an_event(refusal: Refusal) -> String {
     match refused(refusal, &|_| false) {
@@ -301,6 +317,25 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
              set it, or the global 'default_kernel'",
             [quoted(vm.as_str())],
         ),
+
+        Refusal::NotForClass { vm, class } => exception(
+            Class::QubesVMError,
+            "Not possible for a VM of class %s: %s",
+            [class.to_string(), quoted(vm.as_str())],
+        ),
+        Refusal::FirewallDamaged { vm, reason } => exception(
+            Class::QubesVMError,
+            "The stored firewall rules of %s are damaged, and everything is dropped: %s; set new ones, or see \
+             `mgmtd doctor`",
+            [quoted(vm.as_str()), reason],
+        ),
+        Refusal::NoSuchFirewallRule { id } => {
+            exception(Class::QubesValueError, "No such firewall rule: %s", [id])
+        }
+        Refusal::TooManyFirewallRules { most } => crate::failure::limit_reached("firewall_rules", most),
+        Refusal::NotesDamaged { reason } => {
+            exception(Class::QubesException, "Failed to read notes file: %s", [reason])
+        }
 
         Refusal::NoSuchProperty { property, of } => {
             let of = match of {
@@ -574,6 +609,28 @@ mod tests {
                 "DeviceAlreadyAttached",
                 "'device a:b:c of class block already attached to work'",
             ),
+            (
+                Refusal::NotForClass { vm: w(), class: VmClass::RemoteVm },
+                "QubesVMError",
+                "Not possible for a VM of class RemoteVM: 'work'",
+            ),
+            (
+                Refusal::FirewallDamaged { vm: w(), reason: "rule 3: unknown option".into() },
+                "QubesVMError",
+                "The stored firewall rules of 'work' are damaged, and everything is dropped: rule 3: unknown option; \
+                 set new ones, or see `mgmtd doctor`",
+            ),
+            (Refusal::NoSuchFirewallRule { id: "7".into() }, "QubesValueError", "No such firewall rule: 7"),
+            (
+                Refusal::TooManyFirewallRules { most: 10_000 },
+                "QubesException",
+                "limit reached: firewall_rules = 10000",
+            ),
+            (
+                Refusal::NotesDamaged { reason: "100%".into() },
+                "QubesException",
+                "Failed to read notes file: 100%",
+            ),
             (Refusal::PoolNotFound { pool: "p".into() }, "PermissionDenied", "Argument not in 'pools'"),
         ] {
             assert_eq!(told(refusal, &[]), (class.to_owned(), message.to_owned()));
@@ -626,6 +683,21 @@ mod tests {
             tell(Causes::Told, memory)
                 .starts_with("QubesMemoryError: Not enough memory to start domain 'work': ")
         );
+        let full = |op| HostError::from(Error::new(Kind::Io, op, "state.db").because("Input/output error"));
+        let unsaved = |causes, op| match unsaved(
+            full(op),
+            "firewall save error: %s",
+            Reader { causes, sees: &everybody },
+        ) {
+            Failure::Exception(exception) => exception.to_string(),
+            other @ (Failure::Absent(_) | Failure::Denied | Failure::Internal(_)) => format!("{other:?}"),
+        };
+        assert_eq!(
+            unsaved(Causes::Told, Op::Store),
+            "QubesException: firewall save error: store state.db: I/O error: Input/output error"
+        );
+        assert!(!unsaved(Causes::Hidden, Op::Store).contains("Input/output"));
+        assert!(!unsaved(Causes::Told, Op::SetupPool).contains("save error"));
         let corrupt = Error::new(Kind::Corrupt, Op::Store, "mgmtd.db");
         assert!(tell(Causes::Told, corrupt.into()).starts_with("Internal("));
         assert_eq!(

@@ -10,8 +10,10 @@ use uuid::Uuid;
 use super::class::{TemplateRule, VmClass, VolumeKind};
 use super::diff::{Diff, Refused};
 use super::event::{EventKind, ModelEvent};
+use super::firewall::Firewall;
 use super::global::Global;
 use super::ids::{FeatureName, FeatureValue, PendingId, Tag};
+use super::notes::Notes;
 use super::pending::{Pending, PendingKind, PendingVolume, Reserved, VolumeProgress};
 use super::property::{CloneRule, Property, template};
 use super::refusal::Refusal;
@@ -102,6 +104,8 @@ pub fn begin(snapshot: &Snapshot, new: &NewVm) -> Result<Diff<Plan>, Refused> {
         tags: BTreeSet::new(),
         features: BTreeMap::new(),
         assignments: Arc::default(),
+        firewall: Firewall::default(),
+        notes: Notes::default(),
     };
     if let Some(template) = template {
         vm.properties.insert(Property::Template, Value::Vm(Some(template.uuid)));

@@ -140,6 +140,8 @@ pub enum EventKind {
         /// The feature.
         feature: FeatureName,
     },
+    /// A VM's firewall rules changed, or are to be given to its netvm again.
+    FirewallChanged,
     /// A property is about to be set.
     PropertyPreSet(PropertyChange),
     /// A property was set.

@@ -122,6 +122,7 @@ impl Host {
         recovery::recover(&host).await?;
         tokio::spawn(Arc::clone(&host).follow_hypervisor(events));
         tokio::spawn(Arc::clone(&host).refresh());
+        tokio::spawn(Arc::clone(&host).expire_rules());
         Ok(host)
     }
 

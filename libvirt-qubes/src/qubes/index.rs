@@ -1,11 +1,13 @@
 //! Reverse indexes of the model: who uses what. Kept by [`Model`](super::model::Model) alone.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use uuid::Uuid;
 
 use super::assignment::AssignedDevice;
 use super::class::VmClass;
+use super::firewall::Expire;
 use super::global::Global;
 use super::ids::{LabelIndex, PendingId};
 use super::model::SetAside;
@@ -48,6 +50,8 @@ pub(super) struct Indexes {
     following_default_netvm: imbl::OrdSet<Uuid>,
     /// The devices of a VM that are assigned, and to whom.
     devices: imbl::HashMap<Uuid, imbl::OrdSet<(AssignedDevice, Uuid)>>,
+    /// When the next firewall rule of a VM expires, for those that have one that does.
+    expiring: imbl::OrdSet<(Expire, Uuid)>,
     starts: imbl::HashMap<Uuid, PendingId>,
     last_pending: u64,
 }
@@ -101,6 +105,9 @@ impl Indexes {
         if follows_default_netvm(vm) {
             self.following_default_netvm.insert(vm.uuid);
         }
+        if let Some(expire) = vm.firewall.next_expiry() {
+            self.expiring.insert((expire, vm.uuid));
+        }
         for volume in &vm.volumes {
             add(&mut self.pool_users, volume.pool.clone(), (vm.uuid, volume.name.clone()));
             if let Some(vid) = &volume.vid {
@@ -119,6 +126,9 @@ impl Indexes {
         }
         drop_from(&mut self.labelled, &vm.label, &vm.uuid);
         self.following_default_netvm.remove(&vm.uuid);
+        if let Some(expire) = vm.firewall.next_expiry() {
+            self.expiring.remove(&(expire, vm.uuid));
+        }
         for volume in &vm.volumes {
             drop_from(&mut self.pool_users, &volume.pool, &(vm.uuid, volume.name.clone()));
             if let Some(vid) = &volume.vid {
@@ -230,6 +240,11 @@ impl Indexes {
         let mut last = None;
         let users = self.pool_users.get(pool).cloned().unwrap_or_default();
         users.into_iter().map(|(uuid, _)| uuid).filter(move |uuid| last.replace(*uuid) != Some(*uuid))
+    }
+
+    /// The VMs with a firewall rule that has expired, the longest overdue first.
+    pub(super) fn expired(&self, now: SystemTime) -> impl Iterator<Item = Uuid> {
+        self.expiring.iter().take_while(move |(expire, _)| expire.is_over(now)).map(|(_, uuid)| *uuid)
     }
 
     pub(super) fn following_default_netvm(&self) -> impl Iterator<Item = Uuid> {

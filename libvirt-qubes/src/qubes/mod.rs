@@ -7,7 +7,8 @@
 //!   [`Diff`](diff::Diff) or a [`Refusal`];
 //! - [`sequencer`]: where state and [events](event) become visible, in one order;
 //! - [`store`]: the database beneath;
-//! - [`property`], [`label`], [`create`], [`remove`]: rules, as pure functions of a snapshot.
+//! - [`property`], [`label`], [`create`], [`remove`], [`firewall`], [`notes`]: rules, as pure functions of a
+//!   snapshot.
 
 pub mod assignment;
 mod block;
@@ -17,7 +18,9 @@ pub mod commit;
 pub mod create;
 mod creation;
 pub mod diff;
+pub mod display;
 pub mod event;
+pub mod firewall;
 pub mod global;
 mod host;
 pub mod ids;
@@ -26,6 +29,7 @@ pub mod label;
 mod lifecycle;
 mod look;
 pub mod model;
+pub mod notes;
 pub mod operation;
 mod pause;
 pub mod pending;

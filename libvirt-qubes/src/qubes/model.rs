@@ -5,6 +5,7 @@
 //! in and take them out. Nothing here writes to the store: see [`super::write`].
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use uuid::Uuid;
 
@@ -298,6 +299,11 @@ impl Model {
         self.indexes.following_default_netvm().filter_map(|uuid| self.vm(uuid))
     }
 
+    /// The VMs with a firewall rule that has expired and is still there.
+    pub fn firewalls_due(&self, now: SystemTime) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.expired(now).filter_map(|uuid| self.vm(uuid))
+    }
+
     // --- what writes do -------------------------------------------------------------------------------
 
     /// Puts a VM in, or a new version of it in place of the old one.
@@ -395,6 +401,11 @@ impl Model {
         let row = Arc::new(row);
         self.indexes.note_set_aside(&row);
         self.set_aside.push_back(row);
+    }
+
+    /// Takes out what was set aside of a table under that name: it was replaced.
+    pub(super) fn forget_set_aside(&mut self, table: &str, name: &str) {
+        self.set_aside.retain(|row| row.table != table || row.name != name);
     }
 
     /// Whether both hold the same rows. (They may have seen other numbers of operations that are over.)

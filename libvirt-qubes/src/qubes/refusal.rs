@@ -260,6 +260,36 @@ pub enum Refusal {
         vm: VmName,
     },
 
+    /// A VM of this class has nothing of that kind.
+    NotForClass {
+        /// The VM.
+        vm: VmName,
+        /// Its class.
+        class: VmClass,
+    },
+    /// The VM's firewall rules in the store are bad: none holds, and everything is dropped.
+    FirewallDamaged {
+        /// The VM.
+        vm: VmName,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// No firewall rule with that id, or one that has expired.
+    NoSuchFirewallRule {
+        /// As it was given.
+        id: String,
+    },
+    /// The VM has as many firewall rules as it may.
+    TooManyFirewallRules {
+        /// So many.
+        most: usize,
+    },
+    /// The VM's notes in the store are bad.
+    NotesDamaged {
+        /// What is wrong with them.
+        reason: String,
+    },
+
     /// No property of that name.
     NoSuchProperty {
         /// As it was given.

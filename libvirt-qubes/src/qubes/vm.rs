@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::assignment::{AssignedDevice, Assignment};
 use super::class::VmClass;
+use super::firewall::Firewall;
 use super::ids::{FeatureName, FeatureValue, LabelIndex, Qid, Tag};
+use super::notes::Notes;
 use super::property::Property;
 use super::value::Value;
 use super::volume::VolumeConfig;
@@ -36,6 +38,10 @@ pub struct Vm {
     pub features: BTreeMap<FeatureName, Feature>,
     /// The devices that are assigned to it.
     pub assignments: Arc<BTreeMap<AssignedDevice, Assignment>>,
+    /// Its firewall rules. dom0 and remote VMs have none; here they stand with the default ones.
+    pub firewall: Firewall,
+    /// Its notes.
+    pub notes: Notes,
 }
 
 /// A feature's value, and when it came relative to the VM's others: they are listed in that order.

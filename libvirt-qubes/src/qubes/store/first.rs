@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::class::VmClass;
+use super::super::firewall::Firewall;
 use super::super::global::Global;
 use super::super::ids::{LabelIndex, Qid};
 use super::super::label::{BUILT_IN, Label};
+use super::super::notes::Notes;
 use super::super::pool::Pool;
 use super::super::value::Value;
 use super::super::vm::Vm;
@@ -63,6 +65,8 @@ pub(super) fn dom0(label: LabelIndex) -> Vm {
         tags: BTreeSet::new(),
         features: BTreeMap::new(),
         assignments: Arc::default(),
+        firewall: Firewall::default(),
+        notes: Notes::default(),
     }
 }
 

@@ -11,10 +11,12 @@ use uuid::Uuid;
 
 use super::super::assignment::{AssignedDevice, Assignment, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
+use super::super::firewall::Firewall;
 use super::super::global::{Global, GlobalKind};
 use super::super::ids::{LabelIndex, PendingId, Qid};
 use super::super::label::Label;
 use super::super::model::{Model, Reference, SetAside};
+use super::super::notes::Notes;
 use super::super::pending::{Pending, PendingKind, PendingVolume, Reserved};
 use super::super::pool::Pool;
 use super::super::property::{self, Property};
@@ -22,6 +24,7 @@ use super::super::snapshot::{Cells, HostView, Snapshot, VolumeNaming};
 use super::super::value::{Type, Value};
 use super::super::vm::{Feature, Vm};
 use super::super::volume::VolumeConfig;
+use super::super::write;
 use super::columns::{access_of_word, progress_of_word, value_of_text};
 use super::error::AtStore;
 use super::rows::{AssignmentRow, GlobalRow, PendingRow, PendingVolumeRow, Rows, VmRow, VolumeRow};
@@ -137,7 +140,16 @@ impl Loading {
     fn vm(&mut self, rows: &mut Rows, row: &VmRow) {
         let reserved = self.reserved(rows, row);
         match self.judge_vm(rows, row) {
-            Ok(vm) => self.model.put_vm(Arc::new(vm)),
+            Ok(vm) => {
+                // Bad rules and notes do no harm to the rest of a VM: no rule holds then, and everything is dropped.
+                if let Some(reason) = vm.firewall.damage() {
+                    self.set_aside(aside(write::FIREWALL, &row.name, reason.to_owned()));
+                }
+                if let Notes::Damaged(reason) = &vm.notes {
+                    self.set_aside(aside(write::NOTES, &row.name, reason.to_string()));
+                }
+                self.model.put_vm(Arc::new(vm));
+            }
             Err(reason) => self.set_aside(SetAside { reason, ..reserved }),
         }
     }
@@ -182,6 +194,8 @@ impl Loading {
             tags: BTreeSet::new(),
             features: BTreeMap::new(),
             assignments: Arc::default(),
+            firewall: Firewall::default(),
+            notes: Notes::default(),
         };
         let admin = (uuid == Vm::DOM0, vm.qid == Qid::DOM0, vm.name.is_dom0(), class == VmClass::AdminVm);
         if !matches!(admin, (true, true, true, true) | (false, false, false, false)) {
@@ -227,6 +241,10 @@ impl Loading {
             .collect::<std::result::Result<_, Bad>>()?;
         if !assignments.is_empty() {
             vm.assignments = Arc::new(assignments);
+        }
+        vm.firewall = firewall(rows, row, class);
+        if let Some(text) = rows.notes.remove(&row.uuid).and_then(|mut texts| texts.pop()) {
+            vm.notes = Notes::stored(&text);
         }
         Ok(vm)
     }
@@ -349,6 +367,21 @@ impl Loading {
             },
             volumes: volumes.map(volume).collect::<std::result::Result<_, Bad>>()?,
         })
+    }
+}
+
+fn firewall(rows: &mut Rows, row: &VmRow, class: VmClass) -> Firewall {
+    let last_id = rows.firewalls.remove(&row.uuid).and_then(|mut ids| ids.pop());
+    let rules = rows.rules.remove(&row.uuid).unwrap_or_default();
+    match class {
+        _ if last_id.is_none() && rules.is_empty() => Firewall::default(),
+        VmClass::AppVm | VmClass::DispVm | VmClass::StandaloneVm | VmClass::TemplateVm => {
+            Firewall::stored(last_id, &rules)
+        }
+        VmClass::AdminVm | VmClass::RemoteVm => {
+            let last_id = Firewall::stored(last_id, &rules).last_id();
+            Firewall::damaged(last_id, format!("a VM of class {class} has no firewall"))
+        }
     }
 }
 

@@ -78,6 +78,11 @@ pub(super) struct Rows {
     pub features: OfVm<(String, String, i64)>,
     pub assignments: OfVm<AssignmentRow>,
     pub assignment_options: HashMap<i64, Vec<(String, String)>>,
+    /// The last id of each list.
+    pub firewalls: OfVm<i64>,
+    /// Id, place and text of each rule, in order.
+    pub rules: OfVm<(i64, i64, String)>,
+    pub notes: OfVm<String>,
     pub globals: Vec<GlobalRow>,
     pub pending: Vec<PendingRow>,
     pub pending_volumes: Vec<(i64, PendingVolumeRow)>,
@@ -185,6 +190,13 @@ impl Rows {
                 "SELECT assignment, name, value FROM assignment_option",
                 |r| Ok((r.get(0)?, (text(r, 1)?, text(r, 2)?))),
             )?),
+            firewalls: of_vm(db, "SELECT vm, last_id FROM firewall", |r| r.get(1))?,
+            rules: of_vm(
+                db,
+                "SELECT vm, id, position, rule FROM firewall_rule ORDER BY vm, position",
+                |r| Ok((r.get(1)?, r.get(2)?, text(r, 3)?)),
+            )?,
+            notes: of_vm(db, "SELECT vm, text FROM notes", |r| text(r, 1))?,
             globals: all(db, "SELECT name, value, vm, pool FROM global", |r| {
                 Ok(GlobalRow {
                     name: text(r, 0)?,

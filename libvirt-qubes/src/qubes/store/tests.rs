@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::super::assignment::{AssignedDevice, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::global::Global;
+use super::super::notes::{Notes, NotesText};
 use super::super::pending::{PendingKind, StartPhase, VolumeProgress};
 use super::super::testing::{self, Rig, new_vm};
 use super::super::value::{Shown, Value};
@@ -77,6 +78,7 @@ fn a_state_of_version_1_is_read_whole() {
     let state = testing::snapshot_of(opened.model);
     let model = &state.model;
     assert_eq!(model.set_aside().count(), 0, "{:?}", model.set_aside().collect::<Vec<_>>());
+    assert!(model.vms().all(|vm| vm.firewall.is_default() && vm.notes == Notes::default()));
 
     let names: Vec<_> = model.vms().map(|vm| (vm.name.as_str(), vm.qid.get(), vm.class.as_str())).collect();
     assert_eq!(
@@ -146,7 +148,8 @@ fn a_state_of_version_1_is_read_whole() {
 
 /// A state as a version left it: the schemas up to it, each with what it added to the content.
 fn of_version(version: usize) -> tempfile::TempDir {
-    let content = [include_str!("v1_content.sql"), include_str!("v2_content.sql")];
+    let content =
+        [include_str!("v1_content.sql"), include_str!("v2_content.sql"), include_str!("v3_content.sql")];
     assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
     let dir = tempfile::tempdir().unwrap();
     for (schema, content) in schema::MIGRATIONS.iter().zip(content).take(version) {
@@ -185,6 +188,22 @@ fn a_state_of_every_version_keeps_its_rows_on_the_way_to_this_one() {
         ];
         assert_eq!(assigned, if version >= 2 { expected.as_slice() } else { &[] }, "{version}");
         assert_eq!(model.devices_of(sys_net.uuid).count(), usize::from(version >= 2));
+        let rules = |vm: &str| {
+            let rules = model.vm_named(vm).unwrap().firewall.rules();
+            rules.iter().map(|entry| format!("{} {}", entry.id, entry.rule)).collect::<Vec<_>>()
+        };
+        let default = ["1 action=accept"];
+        let listed = [
+            "9 action=drop dst6=2001:DB8::/32 comment=not there",
+            "1 action=accept",
+            "4 action=accept expire=253402300799 dsthost=example.com proto=tcp dstports=443-443",
+        ];
+        assert_eq!(rules("sys-net"), if version >= 3 { listed.as_slice() } else { &default }, "{version}");
+        assert_eq!(rules("disp4711"), if version >= 3 { [].as_slice() } else { &default }, "{version}");
+        assert_eq!(rules("debian"), default);
+        let notes = if version >= 3 { "two\nlines, größer" } else { "" };
+        let notes = NotesText::sanitised(notes.as_bytes()).unwrap();
+        assert_eq!(model.vm_named("debian").unwrap().notes, Notes::Text(notes), "{version}");
     }
 }
 

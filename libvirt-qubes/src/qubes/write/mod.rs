@@ -4,7 +4,9 @@
 //! fails the change that it belongs to, as the bug that it is.
 
 mod assignment;
+mod firewall;
 mod label;
+mod notes;
 mod pending;
 mod pool;
 mod property;
@@ -16,10 +18,12 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::assignment::{AssignedDevice, Assignment};
+use super::firewall::{Entry, Firewall, RuleId};
 use super::global::Global;
 use super::ids::{FeatureName, FeatureValue, LabelIndex, PendingId, Tag};
 use super::label::Label;
 use super::model::{Inconsistent, Model};
+use super::notes::NotesText;
 use super::pending::{Pending, PendingKind, VolumeProgress};
 use super::pool::Pool;
 use super::property::Property;
@@ -27,6 +31,9 @@ use super::value::Value;
 use super::vm::Vm;
 use super::volume::VolumeConfig;
 use crate::ids::{PoolName, VolumeName};
+
+pub(super) use self::firewall::TABLE as FIREWALL;
+pub(super) use self::notes::TABLE as NOTES;
 
 /// A change of one row, or of the rows of one object.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +58,14 @@ pub enum Write {
     SetAssignment(Uuid, AssignedDevice, Assignment),
     /// Takes an assignment back.
     RemoveAssignment(Uuid, AssignedDevice),
+    /// Gives a VM another list of firewall rules.
+    SetFirewall(Uuid, Firewall),
+    /// Puts a firewall rule into a list that is not the default one.
+    InsertRule(Uuid, Entry),
+    /// Takes firewall rules out of a list that is not the default one.
+    RemoveRules(Uuid, Vec<RuleId>),
+    /// Gives a VM other notes (empty: none).
+    SetNotes(Uuid, NotesText),
     /// Sets a global property (`None`: back to the default).
     SetGlobal(Global, Option<Value>),
     /// Adds a label.
@@ -87,6 +102,10 @@ impl Write {
             Self::SetFeature(vm, name, value) => vm::set_feature(model, *vm, name, value.as_ref()),
             Self::SetAssignment(vm, device, how) => assignment::set(model, *vm, device, how),
             Self::RemoveAssignment(vm, device) => assignment::remove(model, *vm, device),
+            Self::SetFirewall(vm, list) => firewall::set(model, *vm, list),
+            Self::InsertRule(vm, entry) => firewall::insert(model, *vm, entry),
+            Self::RemoveRules(vm, ids) => firewall::remove(model, *vm, ids),
+            Self::SetNotes(vm, text) => notes::set(model, *vm, text),
             Self::SetGlobal(global, value) => property::set_global(model, *global, value.as_ref()),
             Self::AddLabel(label) => label::add(model, label),
             Self::RemoveLabel(index) => label::remove(model, *index),
@@ -113,6 +132,10 @@ impl Write {
             Self::SetFeature(vm, name, value) => vm::store_feature(db, *vm, name, value.as_ref()),
             Self::SetAssignment(vm, device, how) => assignment::store(db, *vm, device, how),
             Self::RemoveAssignment(vm, device) => assignment::delete(db, *vm, device),
+            Self::SetFirewall(vm, list) => firewall::store(db, *vm, list),
+            Self::InsertRule(vm, entry) => firewall::store_rule(db, *vm, entry),
+            Self::RemoveRules(vm, ids) => firewall::delete(db, *vm, ids),
+            Self::SetNotes(vm, text) => notes::store(db, *vm, text),
             Self::SetGlobal(global, value) => property::store_global(db, *global, value.as_ref()),
             Self::AddLabel(label) => label::insert(db, label),
             Self::RemoveLabel(index) => label::delete(db, *index),
@@ -230,6 +253,17 @@ mod tests {
         let feature = |name: &str, value: Option<&str>| {
             Write::SetFeature(a, name.parse().unwrap(), value.map(|value| value.parse().unwrap()))
         };
+        let firewall = |last_id, rules: &[(i64, &str)]| {
+            let rules = (7..).zip(rules).map(|(position, (id, rule))| (*id, position, (*rule).to_owned()));
+            let list = Firewall::stored(Some(last_id), &rules.collect::<Vec<_>>());
+            assert_eq!(list.damage(), None);
+            Write::SetFirewall(a, list)
+        };
+        let insert = |id, position, line: &str| {
+            let rule = Arc::new(line.parse().unwrap());
+            Write::InsertRule(a, Entry { id: RuleId::new(id).unwrap(), rule, position })
+        };
+        let notes = |text: &str| Write::SetNotes(a, NotesText::sanitised(text.as_bytes()).unwrap());
         let tag = |tag: &str| tag.parse::<Tag>().unwrap();
         let device = |backend, port: &str| AssignedDevice {
             class: "block".parse().unwrap(),
@@ -280,6 +314,18 @@ mod tests {
             Write::SetAssignment(a, device(Some(d), "sda"), assignment(ask, &[("read-only", "no")])),
             Write::RemoveAssignment(a, device(Some(d), "sda")),
             Write::SetAssignment(d, device(Some(d), "sda"), with_options),
+            firewall(2, &[(2, "action=accept proto=tcp dstports=80-80 comment=web"), (1, "action=accept")]),
+            insert(3, 1, "action=drop dst6=::1/128 expire=5"),
+            insert(4, i64::MAX, "action=drop dst4=1.2.3.4/32"),
+            Write::RemoveRules(a, vec![RuleId::new(3).unwrap(), RuleId::new(1).unwrap()]),
+            firewall(4, &[]),
+            firewall(7, &[(4, "action=drop proto=icmp"), (3, "action=drop proto=icmp")]),
+            Write::SetFirewall(d, Firewall::closed()),
+            Write::SetFirewall(d, Firewall::default()),
+            notes("line\n\tand 'more' \"text\""),
+            notes("other"),
+            notes(""),
+            notes("again"),
             Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(Some(d)))),
             Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(None))),
             Write::SetGlobal(Global::DefaultPoolRoot, Some(Value::Pool("fast".parse().unwrap()))),

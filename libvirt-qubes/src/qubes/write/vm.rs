@@ -1,4 +1,4 @@
-//! Writes of a VM and of what belongs to one alone: volumes, tags, features.
+//! Writes of a VM and of what belongs to one alone: volumes, tags, features; the rest has files of its own.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::super::model::{Inconsistent, Model};
 use super::super::store::columns::{access_word, integer};
 use super::super::vm::{Feature, Vm};
 use super::super::volume::VolumeConfig;
-use super::{assignment, one, property, unless};
+use super::{assignment, firewall, notes, one, property, unless};
 use crate::ids::VolumeName;
 
 pub(super) fn add(model: &mut Model, vm: &Arc<Vm>) -> Result<(), Inconsistent> {
@@ -47,11 +47,14 @@ pub(super) fn insert(db: &Connection, vm: &Vm) -> rusqlite::Result<()> {
     for (device, how) in &*vm.assignments {
         assignment::store(db, vm.uuid, device, how)?;
     }
-    Ok(())
+    firewall::store(db, vm.uuid, &vm.firewall)?;
+    notes::insert(db, vm.uuid, &vm.notes)
 }
 
 pub(super) fn remove(model: &mut Model, uuid: Uuid) -> Result<(), Inconsistent> {
-    model.take_vm(uuid)?;
+    let vm = model.take_vm(uuid)?;
+    firewall::forget_damage(model, &vm);
+    notes::forget_damage(model, &vm);
     unless(model.referrers(uuid).next().is_some(), || format!("VM {uuid} is still referred to"))?;
     unless(model.devices_of(uuid).next().is_some(), || format!("devices of VM {uuid} are still assigned"))
 }
