@@ -362,7 +362,7 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             "Cannot unset template. You can set it to the current default (%s) instead",
             [default.to_string()],
         ),
-        Refusal::TemplateReset { default: _ } => plain(Class::QubesValueError, "Cannot unset template."),
+        Refusal::TemplateReset { default: _ } => plain(Class::QubesValueError, "Cannot unset template"),
         Refusal::PropertyValue { rule, text, .. } => plain(
             match rule {
                 ValueRule::Type => Class::QubesValueError,

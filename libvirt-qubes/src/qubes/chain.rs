@@ -47,10 +47,15 @@ impl Model {
         std::iter::successors(Some(vm), |vm| self.netvm_of(vm).map(Arc::as_ref)).take(LONGEST)
     }
 
+    /// The VM's own feature, or the nearest netvm's that has it, even if it is empty there.
+    pub fn feature_with_netvm<'a>(&'a self, vm: &'a Vm, name: &str) -> Option<&'a str> {
+        self.netvm_chain(vm).find_map(|vm| vm.feature(name))
+    }
+
     /// The VMs whose netvm is this one, by their own choice or by default.
     pub fn network_clients(&self, netvm: Uuid) -> impl Iterator<Item = &Arc<Vm>> {
         let by_default = self.global_vm(Global::DefaultNetvm) == Some(netvm);
-        let following = by_default.then(|| self.following_default_netvm()).into_iter().flatten();
+        let following = by_default.then(|| self.following(Property::Netvm)).into_iter().flatten();
         self.vms_naming(netvm, Property::Netvm).chain(following)
     }
 

@@ -15,7 +15,7 @@ use super::global::Global;
 use super::ids::{FeatureName, FeatureValue, PendingId, Tag};
 use super::notes::Notes;
 use super::pending::{Pending, PendingKind, PendingVolume, Reserved, VolumeProgress};
-use super::property::{CloneRule, Property, template};
+use super::property::{CloneRule, Property, desktop, template};
 use super::refusal::Refusal;
 use super::snapshot::Snapshot;
 use super::value::Value;
@@ -149,6 +149,7 @@ pub fn finish(snapshot: &Snapshot, plan: &Plan) -> Result<Diff<Arc<Vm>>, Refused
     if model.label(vm.label).is_none() {
         return Err(Refusal::LabelNotFound { label: vm.label.to_string() }.into());
     }
+    let vm = &Arc::new(desktop::tagged(model, vm));
     let added = EventKind::DomainAdd { vm: vm.name.clone(), uuid: vm.uuid };
     let mut diff = Diff::new(vm.clone())
         .write(Write::FinishPending(plan.pending))
@@ -554,7 +555,7 @@ mod tests {
         assert_eq!(events[0].subject, Subject::System);
         assert!(events[1..].iter().all(|event| event.vm() == Some(new.uuid)));
         let tags: Vec<_> = made.tags.iter().map(Tag::as_str).collect();
-        assert_eq!(tags, ["created-by-work", "mine"]);
+        assert_eq!(tags, ["audiovm-dom0", "created-by-work", "guivm-dom0", "mine"]);
     }
 
     #[test]

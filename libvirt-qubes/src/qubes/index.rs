@@ -47,11 +47,12 @@ pub(super) struct Indexes {
     pool_users: imbl::HashMap<PoolName, imbl::OrdSet<(Uuid, VolumeName)>>,
     /// What lies in a pool under which name.
     vids: imbl::HashMap<PoolName, imbl::OrdMap<Arc<str>, Occupant>>,
-    following_default_netvm: imbl::OrdSet<Uuid>,
     /// The devices of a VM that are assigned, and to whom.
     devices: imbl::HashMap<Uuid, imbl::OrdSet<(AssignedDevice, Uuid)>>,
     /// When the next firewall rule of a VM expires, for those that have one that does.
     expiring: imbl::OrdSet<(Expire, Uuid)>,
+    /// The VMs whose property is whatever the system's default is.
+    following: imbl::HashMap<Property, imbl::OrdSet<Uuid>>,
     starts: imbl::HashMap<Uuid, PendingId>,
     last_pending: u64,
 }
@@ -86,11 +87,17 @@ fn devices(vm: &Vm) -> impl Iterator<Item = (Uuid, (AssignedDevice, Uuid))> + '_
     vm.assignments.keys().filter_map(|device| Some((device.backend?, (device.clone(), vm.uuid))))
 }
 
-/// Whether the VM's netvm is the default one: it is not set, and the class follows the default.
-fn follows_default_netvm(vm: &Vm) -> bool {
-    Property::Netvm.applies_to(vm.class)
-        && vm.class != VmClass::TemplateVm
-        && !vm.properties.contains_key(&Property::Netvm)
+/// The properties whose value is, where it is not set, a global property's that events are sent about.
+pub(super) const FOLLOWING: [Property; 4] =
+    [Property::Netvm, Property::Guivm, Property::Audiovm, Property::DefaultDispvm];
+
+/// Those of a VM that are not set. A template without a netvm has none, whatever the default is.
+fn follows(vm: &Vm) -> impl Iterator<Item = Property> + '_ {
+    FOLLOWING.into_iter().filter(|property| {
+        property.applies_to(vm.class)
+            && !(vm.class == VmClass::TemplateVm && *property == Property::Netvm)
+            && !vm.properties.contains_key(property)
+    })
 }
 
 impl Indexes {
@@ -102,8 +109,8 @@ impl Indexes {
             add(&mut self.devices, backend, device);
         }
         add(&mut self.labelled, vm.label, vm.uuid);
-        if follows_default_netvm(vm) {
-            self.following_default_netvm.insert(vm.uuid);
+        for property in follows(vm) {
+            add(&mut self.following, property, vm.uuid);
         }
         if let Some(expire) = vm.firewall.next_expiry() {
             self.expiring.insert((expire, vm.uuid));
@@ -125,9 +132,11 @@ impl Indexes {
             drop_from(&mut self.devices, &backend, &device);
         }
         drop_from(&mut self.labelled, &vm.label, &vm.uuid);
-        self.following_default_netvm.remove(&vm.uuid);
         if let Some(expire) = vm.firewall.next_expiry() {
             self.expiring.remove(&(expire, vm.uuid));
+        }
+        for property in follows(vm) {
+            drop_from(&mut self.following, &property, &vm.uuid);
         }
         for volume in &vm.volumes {
             drop_from(&mut self.pool_users, &volume.pool, &(vm.uuid, volume.name.clone()));
@@ -247,7 +256,11 @@ impl Indexes {
         self.expiring.iter().take_while(move |(expire, _)| expire.is_over(now)).map(|(_, uuid)| *uuid)
     }
 
-    pub(super) fn following_default_netvm(&self) -> impl Iterator<Item = Uuid> {
-        self.following_default_netvm.iter().copied()
+    pub(super) fn following(&self, property: Property) -> impl Iterator<Item = Uuid> {
+        self.following.get(&property).into_iter().flat_map(|vms| vms.iter().copied())
+    }
+
+    pub(super) fn follows(&self, vm: Uuid, property: Property) -> bool {
+        self.following.get(&property).is_some_and(|vms| vms.contains(&vm))
     }
 }

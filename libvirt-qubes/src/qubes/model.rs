@@ -294,9 +294,15 @@ impl Model {
         self.indexes.vms_in_pool(pool).filter_map(|uuid| self.vm(uuid))
     }
 
-    /// The VMs whose netvm is whatever `default_netvm` is.
-    pub fn following_default_netvm(&self) -> impl Iterator<Item = &Arc<Vm>> {
-        self.indexes.following_default_netvm().filter_map(|uuid| self.vm(uuid))
+    /// The VMs that have not set a property whose default is a global property's value: `netvm`, `guivm`,
+    /// `audiovm`, `default_dispvm`. Templates do not follow `default_netvm`. Empty for all other properties.
+    pub fn following(&self, property: Property) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.following(property).filter_map(|uuid| self.vm(uuid))
+    }
+
+    /// Whether a VM is one of [`Model::following`].
+    pub fn follows(&self, vm: Uuid, property: Property) -> bool {
+        self.indexes.follows(vm, property)
     }
 
     /// The VMs with a firewall rule that has expired and is still there.

@@ -10,7 +10,7 @@ use super::class::{VmClass, VolumeGroup};
 use super::commit::{Committer, CommitterThread};
 use super::create::{self, Making, NewVm, Plan, Pools};
 use super::diff::{Diff, Refused};
-use super::event::ModelEvent;
+use super::event::{EventKind, ModelEvent, PropertyChange, Subject};
 use super::global::Global;
 use super::model::Model;
 use super::pool::Pool;
@@ -18,7 +18,7 @@ use super::refusal::{HostError, Refusal};
 use super::sequencer::{EventLimits, Sequencer};
 use super::snapshot::{Cells, HostView, Kernel, KernelImage, Snapshot, VolumeNaming};
 use super::store::{FirstStart, Opened, Store};
-use super::value::Value;
+use super::value::{Shown, Value};
 use super::vm::Vm;
 use super::write::Write;
 use crate::ids::{MemoryMib, VmName, VolumeName};
@@ -186,4 +186,56 @@ pub(super) fn reset(snapshot: &mut Snapshot, name: &str, property: &str) -> Resu
 
 pub(super) fn set_global(snapshot: &mut Snapshot, global: Global, value: Value) {
     Write::SetGlobal(global, Some(value)).apply(&mut snapshot.model).unwrap();
+}
+
+/// Events as `subject kind property new old`.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others are shown as they are")]
+pub(super) fn short(events: &[ModelEvent]) -> Vec<String> {
+    let change = |kind: &str, change: &PropertyChange| {
+        let value = |value: &Option<Shown>| match value {
+            None => "-".to_owned(),
+            Some(Shown::None) => "None".to_owned(),
+            Some(Shown::Str(text)) => text.to_string(),
+            Some(Shown::Int(number)) => number.to_string(),
+            Some(Shown::Bool(flag)) => flag.to_string(),
+            Some(Shown::Vm(vm)) => vm.to_string(),
+            Some(Shown::Label(label)) => label.to_string(),
+        };
+        format!("{kind}:{} {} {}", change.name, value(&change.new), value(&change.old))
+    };
+    events
+        .iter()
+        .map(|event| {
+            let subject = match &event.subject {
+                Subject::System => String::new(),
+                Subject::Vm { name, .. } => name.to_string(),
+            };
+            let kind = match &event.kind {
+                EventKind::PropertyPreSet(c) => change("pre-set", c),
+                EventKind::PropertySet(c) => change("set", c),
+                EventKind::PropertyPreReset(c) => change("pre-reset", c),
+                EventKind::PropertyPreDel(c) => change("pre-del", c),
+                EventKind::PropertyReset(c) => change("reset", c),
+                EventKind::PropertyDel(c) => change("del", c),
+                EventKind::DomainFeaturePreSet { feature, value, .. } => {
+                    format!("feature-pre-set:{feature}={value}")
+                }
+                EventKind::DomainFeatureSet { feature, value, .. } => {
+                    format!("feature-set:{feature}={value}")
+                }
+                EventKind::DomainFeaturePreDelete { feature } => format!("feature-pre-delete:{feature}"),
+                EventKind::DomainFeatureDelete { feature } => format!("feature-delete:{feature}"),
+                EventKind::DomainTagAdd { tag } => format!("tag-add:{tag}"),
+                EventKind::DomainTagDelete { tag } => format!("tag-delete:{tag}"),
+                other => format!("{other:?}"),
+            };
+            format!("{subject} {kind}")
+        })
+        .collect()
+}
+
+pub(super) fn feature(snapshot: &mut Snapshot, vm_name: &str, name: &str, value: &str) {
+    let write =
+        Write::SetFeature(vm(snapshot, vm_name).uuid, name.parse().unwrap(), Some(value.parse().unwrap()));
+    write.apply(&mut snapshot.model).unwrap();
 }

@@ -1,5 +1,7 @@
 //! Set and Reset, for every property alike.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::super::class::VmClass;
@@ -11,7 +13,7 @@ use super::super::value::Value;
 use super::super::vm::Vm;
 use super::super::write::Write;
 use super::row::{Change, Effects, Inherit, Rules, Source};
-use super::{Property, parse, shown, value};
+use super::{Property, parse, shown, value, value_shown};
 
 /// Sets a property of a VM to a client's bytes. Setting it to the value that it has is a change too: it is
 /// stored, and all events are sent.
@@ -38,7 +40,7 @@ pub fn set_value(snapshot: &Snapshot, vm: &Vm, property: Property, new: Value) -
     let change = PropertyChange {
         name: property.name(),
         new: Some(shown(&snapshot.model, Some(&new))),
-        old: old.as_ref().map(|old| shown(&snapshot.model, Some(old))),
+        old: value_shown(snapshot, vm, property),
     };
     let pre_events = vec![ModelEvent::of(vm, EventKind::PropertyPreSet(change.clone()))];
     if let Err(refusal) = (rules.veto)(snapshot, vm, Change::Set(&new)) {
@@ -67,22 +69,28 @@ pub fn reset(snapshot: &Snapshot, vm: Uuid, name: &str) -> Result<Diff<()>, Refu
         return Err(Refusal::PropertyWithoutDefault { property: property.name() }.into());
     }
     let old = value(snapshot, vm, property);
-    let new = (rules.default)(snapshot, vm);
-    let old_shown = old.as_ref().map(|old| shown(&snapshot.model, Some(old)));
+    let new = rules.default.value(snapshot, vm);
+    let old_shown = value_shown(snapshot, vm, property);
     let change = PropertyChange { name: property.name(), new: None, old: old_shown };
     let of = |kind| ModelEvent::of(vm, kind);
     let mut pre_events = vec![of(EventKind::PropertyPreReset(change.clone()))];
-    // A netvm that changes by a reset is announced as set, too.
-    let set = (property == Property::Netvm && old != new)
-        .then(|| PropertyChange { new: Some(shown(&snapshot.model, new.as_ref())), ..change.clone() });
-    pre_events.extend(set.clone().map(|set| of(EventKind::PropertyPreSet(set))));
     if let Err(refusal) = (rules.veto)(snapshot, vm, Change::Reset(new.as_ref())) {
         return Err(Refused { pre_events, refusal });
+    }
+    // A netvm that changes by a reset is announced as set, too, and what vetoes that vetoes the reset.
+    let set = new.as_ref().filter(|_| property == Property::Netvm && old != new);
+    let set = set
+        .map(|new| (new, PropertyChange { new: Some(shown(&snapshot.model, Some(new))), ..change.clone() }));
+    if let Some((new, set)) = &set {
+        pre_events.push(of(EventKind::PropertyPreSet(set.clone())));
+        if let Err(refusal) = (rules.veto)(snapshot, vm, Change::Set(new)) {
+            return Err(Refused { pre_events, refusal });
+        }
     }
     pre_events.push(of(EventKind::PropertyPreDel(change.clone())));
     let Effects { writes, mut events } = (rules.effects)(snapshot, vm, old.as_ref(), new.as_ref());
     events.extend(inherited(snapshot, vm, property, rules, old.as_ref(), new.as_ref()));
-    events.extend(set.map(|set| of(EventKind::PropertySet(set))));
+    events.extend(set.map(|(_, set)| of(EventKind::PropertySet(set))));
     events.push(of(EventKind::PropertyReset(change.clone())));
     events.push(of(EventKind::PropertyDel(change)));
     let mut diff = Diff::new(()).write(Write::SetProperty(vm.uuid, property, None));
@@ -117,19 +125,24 @@ fn inherited(
     if rules.inherit == Inherit::Never || vm.class != VmClass::TemplateVm || old == new {
         return Vec::new();
     }
-    let old = old.map(|old| shown(&snapshot.model, Some(old)));
-    snapshot
-        .model
-        .vms_naming(vm.uuid, Property::Template)
-        .filter(|based| property.applies_to(based.class) && !based.properties.contains_key(&property))
-        .map(|based| {
-            let change = PropertyChange { name: property.name(), new: None, old: old.clone() };
-            ModelEvent::of(based, EventKind::PropertyReset(change))
-        })
-        .collect()
+    followers_reset(snapshot, vm, property)
+}
+
+/// Events that a property of the VMs based on a template is another now, where they have no own value.
+pub(super) fn followers_reset(snapshot: &Snapshot, template: &Vm, property: Property) -> Vec<ModelEvent> {
+    let based = snapshot.model.vms_naming(template.uuid, Property::Template);
+    let follow = based.filter(|vm| property.applies_to(vm.class) && !vm.properties.contains_key(&property));
+    by_name(follow).into_iter().map(|vm| recomputed(vm, property.name())).collect()
+}
+
+/// VMs in the order of their names, dom0 first: that of events about many.
+pub(in super::super) fn by_name<'a>(vms: impl Iterator<Item = &'a Arc<Vm>>) -> Vec<&'a Arc<Vm>> {
+    let mut vms: Vec<_> = vms.collect();
+    vms.sort_by(|a, b| (a.uuid != Vm::DOM0, &a.name).cmp(&(b.uuid != Vm::DOM0, &b.name)));
+    vms
 }
 
 /// An event that tells of a computed value that is another now.
-pub(super) fn recomputed(vm: &Vm, name: &'static str) -> ModelEvent {
+pub(in super::super) fn recomputed(vm: &Vm, name: &'static str) -> ModelEvent {
     ModelEvent::of(vm, EventKind::PropertyReset(PropertyChange { name, new: None, old: None }))
 }

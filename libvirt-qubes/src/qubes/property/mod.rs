@@ -3,12 +3,16 @@
 //! The functions here are pure: they read a snapshot and give a value or a
 //! [`Diff`](super::diff::Diff) for the committer. Nothing here looks at a disk or at Xen.
 
-mod boot;
-mod change;
+mod address;
+pub(super) mod boot;
+pub(super) mod change;
+pub(super) mod desktop;
+mod help;
 mod identity;
-mod network;
+pub(super) mod network;
 pub(super) mod parse;
-mod resources;
+mod remote;
+pub(super) mod resources;
 mod row;
 mod running;
 mod settings;
@@ -19,7 +23,10 @@ mod tests;
 use std::fmt;
 
 pub use change::{reset, set, set_value};
-pub use row::{Change, CloneRule, Compute, Effects, Inherit, Row, Rules, Source, Stage};
+pub use help::plain;
+pub use row::{
+    Change, CloneRule, Compute, Effects, Fallback, Inherit, Row, Rules, Source, Stage, TakesEffect,
+};
 
 use super::class::VmClass;
 use super::model::Model;
@@ -59,6 +66,8 @@ properties! {
     Klass => identity::KLASS,
     /// `dispid`
     Dispid => identity::DISPID,
+    /// `is_preload`
+    IsPreload => identity::IS_PRELOAD,
     /// `icon`
     Icon => identity::ICON,
     /// `updateable`
@@ -85,6 +94,10 @@ properties! {
     Kernel => boot::KERNEL,
     /// `kernelopts`
     Kernelopts => boot::KERNELOPTS,
+    /// `bootmode`
+    Bootmode => boot::BOOTMODE,
+    /// `appvm_default_bootmode`
+    AppvmDefaultBootmode => boot::APPVM_DEFAULT_BOOTMODE,
     /// `template`
     Template => template::TEMPLATE,
     /// `template_for_dispvms`
@@ -101,6 +114,38 @@ properties! {
     ProvidesNetwork => network::PROVIDES_NETWORK,
     /// `mac`
     Mac => network::MAC,
+    /// `ip`
+    Ip => address::IP,
+    /// `ip6`
+    Ip6 => address::IP6,
+    /// `visible_ip`
+    VisibleIp => address::VISIBLE_IP,
+    /// `visible_ip6`
+    VisibleIp6 => address::VISIBLE_IP6,
+    /// `visible_gateway`
+    VisibleGateway => address::VISIBLE_GATEWAY,
+    /// `visible_gateway6`
+    VisibleGateway6 => address::VISIBLE_GATEWAY6,
+    /// `visible_netmask`
+    VisibleNetmask => address::VISIBLE_NETMASK,
+    /// `gateway`
+    Gateway => address::GATEWAY,
+    /// `gateway6`
+    Gateway6 => address::GATEWAY6,
+    /// `dns`
+    Dns => address::DNS,
+    /// `guivm`
+    Guivm => desktop::GUIVM,
+    /// `audiovm`
+    Audiovm => desktop::AUDIOVM,
+    /// `keyboard_layout`
+    KeyboardLayout => desktop::KEYBOARD_LAYOUT,
+    /// `relayvm`
+    Relayvm => remote::RELAYVM,
+    /// `transport_rpc`
+    TransportRpc => remote::TRANSPORT_RPC,
+    /// `remote_name`
+    RemoteName => remote::REMOTE_NAME,
     /// `autostart`
     Autostart => settings::AUTOSTART,
     /// `backup_timestamp`
@@ -117,6 +162,8 @@ properties! {
     QrexecTimeout => settings::QREXEC_TIMEOUT,
     /// `shutdown_timeout`
     ShutdownTimeout => settings::SHUTDOWN_TIMEOUT,
+    /// `devices_denied`
+    DevicesDenied => settings::DEVICES_DENIED,
 }
 
 impl Property {
@@ -235,7 +282,28 @@ pub fn default(snapshot: &Snapshot, vm: &Vm, property: Property) -> Option<Value
     match &row.source {
         Source::Computed(compute) => compute(snapshot, vm),
         Source::Identity(_) => None,
-        Source::Stored(rules) => (rules.default)(snapshot, vm),
+        Source::Stored(rules) => rules.default.value(snapshot, vm),
+    }
+}
+
+/// The default as clients see it: it may be none; `None` for a property that has no default at all.
+pub fn default_shown(snapshot: &Snapshot, vm: &Vm, property: Property) -> Option<Shown> {
+    let row = property.row();
+    let computed = row.on_dom0.is_some() && vm.class == VmClass::AdminVm;
+    let has = computed
+        || match &row.source {
+            Source::Computed(_) => true,
+            Source::Identity(_) => false,
+            Source::Stored(rules) => matches!(rules.default, Fallback::To(_)),
+        };
+    has.then(|| shown(&snapshot.model, default(snapshot, vm, property).as_ref()))
+}
+
+/// What holds now as clients see it; `None` where there is neither a value nor a default.
+fn value_shown(snapshot: &Snapshot, vm: &Vm, property: Property) -> Option<Shown> {
+    match explicit(vm, property) {
+        Some(value) => Some(shown(&snapshot.model, Some(&value))),
+        None => default_shown(snapshot, vm, property),
     }
 }
 
@@ -258,12 +326,16 @@ pub(super) fn fits(snapshot: &Snapshot, vm: &Vm, property: Property, value: &Val
 /// # Errors
 /// [`Refusal::NoSuchProperty`].
 pub fn get(snapshot: &Snapshot, vm: &Vm, name: &str) -> Result<Answer, Refusal> {
-    let property = Property::of(vm, name)?;
+    Ok(answer(snapshot, vm, Property::of(vm, name)?))
+}
+
+/// What Get answers for a property that the VM has.
+pub fn answer(snapshot: &Snapshot, vm: &Vm, property: Property) -> Answer {
     let (origin, value) = match explicit(vm, property) {
         Some(value) => (Origin::Explicit, Some(value)),
         None => (Origin::Default, default(snapshot, vm, property)),
     };
-    Ok(Answer { origin, kind: property.row().kind, value: shown(&snapshot.model, value.as_ref()) })
+    Answer { origin, kind: property.row().kind, value: shown(&snapshot.model, value.as_ref()) }
 }
 
 /// A value with the names of what it refers to.

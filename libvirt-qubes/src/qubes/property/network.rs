@@ -12,7 +12,7 @@ use super::super::write::Write;
 use super::Property;
 use super::change::recomputed;
 use super::resources::refuse;
-use super::row::{Change, Effects, PLAIN, ROW, Row, Rules, Source, Stage};
+use super::row::{Change, Effects, Fallback, PLAIN, ROW, Row, Rules, Source, Stage, TakesEffect};
 
 pub(super) static NETVM: Row = Row {
     name: "netvm",
@@ -20,19 +20,11 @@ pub(super) static NETVM: Row = Row {
     stage: Stage::Late,
     source: Source::Stored(Rules {
         fits: netvm_fits,
-        veto: |snapshot, vm, change| {
-            if let Change::Reset(Some(default)) = change {
-                netvm_fits(snapshot, vm, default)?;
-            }
-            let target = change.value().and_then(Value::as_vm);
-            match target.and_then(|target| snapshot.model.vm(target)) {
-                Some(netvm) if !snapshot.is_halted(vm) && snapshot.is_halted(netvm) => {
-                    Err(Refusal::NetvmHalted { netvm: netvm.name.clone() })
-                }
-                Some(_) | None => Ok(()),
-            }
+        veto: |snapshot, vm, change| match change {
+            Change::Reset(default) => default.map_or(Ok(()), |default| netvm_fits(snapshot, vm, default)),
+            Change::Set(netvm) => netvm_runs(snapshot, vm, netvm),
         },
-        default: |snapshot, vm| {
+        default: Fallback::To(|snapshot, vm| {
             Some(Value::Vm(match vm.class {
                 VmClass::TemplateVm => None,
                 VmClass::AdminVm
@@ -41,12 +33,23 @@ pub(super) static NETVM: Row = Row {
                 | VmClass::RemoteVm
                 | VmClass::StandaloneVm => snapshot.model.global_vm(Global::DefaultNetvm),
             }))
-        },
+        }),
         ..PLAIN
     }),
-    help: "VM that provides network connection to this domain. When none, machine is disconnected.",
+    default: "the global ``default_netvm``; of a TemplateVM none",
+    help: "The VM from which this one gets its network. None: it has no network.",
     ..ROW
 };
+
+/// A VM that runs can be moved to a netvm that runs alone.
+pub(in super::super) fn netvm_runs(snapshot: &Snapshot, vm: &Vm, netvm: &Value) -> Result<(), Refusal> {
+    match netvm.as_vm().and_then(|target| snapshot.model.vm(target)) {
+        Some(netvm) if !snapshot.is_halted(vm) && snapshot.is_halted(netvm) => {
+            Err(Refusal::NetvmHalted { netvm: netvm.name.clone() })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
 
 fn netvm_fits(snapshot: &Snapshot, vm: &Vm, value: &Value) -> Result<(), Refusal> {
     let Some(netvm) = value.as_vm().and_then(|target| snapshot.model.vm(target)) else { return Ok(()) };
@@ -70,11 +73,12 @@ pub(super) static PROVIDES_NETWORK: Row = Row {
             Change::Reset(_) => unused(snapshot, vm),
             Change::Set(_) => Ok(()),
         },
-        default: |_, _| Some(Value::Bool(false)),
+        default: Fallback::To(|_, _| Some(Value::Bool(false))),
         effects: |_, vm, _, new| service(vm, new == Some(&Value::Bool(true))),
         ..PLAIN
     }),
-    help: "If this domain can act as network provider (formerly known as NetVM or ProxyVM).",
+    default: "False",
+    help: "Whether other VMs can get their network from this one. It stays so while any does.",
     ..ROW
 };
 
@@ -120,6 +124,7 @@ fn service(vm: &Vm, serves: bool) -> Effects {
 
 pub(super) static MAC: Row = Row {
     name: "mac",
+    takes_effect: TakesEffect::NextStart,
     source: Source::Stored(Rules {
         canonical: |value| {
             let Some(text) = value.as_str() else { return Ok(value) };
@@ -131,9 +136,10 @@ pub(super) static MAC: Row = Row {
             let shown = super::parse::python_repr(text);
             Err(refuse(Property::Mac, format!("Invalid MAC address: {shown}")))
         },
-        default: |_, _| Some(Value::text("00:16:3e:5e:6c:00")),
+        default: Fallback::To(|_, _| Some(Value::text("00:16:3e:5e:6c:00"))),
         ..PLAIN
     }),
-    help: "MAC address of the NIC emulated inside VM.",
+    default: "``00:16:3e:5e:6c:00``",
+    help: "The hardware address of the VM's network interface.",
     ..ROW
 };

@@ -1,11 +1,12 @@
 //! Memory and processors.
 
-use super::super::class::VmClass;
+use std::borrow::Cow;
+
 use super::super::refusal::{Refusal, ValueRule};
 use super::super::snapshot::{MemoryHotplug, Snapshot};
 use super::super::value::{Type, Value};
 use super::super::vm::Vm;
-use super::row::{Change, Inherit, PLAIN, QUBES, ROW, Row, Rules, Source};
+use super::row::{Change, Fallback, Inherit, LOCAL, NONE, PLAIN, ROW, Row, Rules, Source, TakesEffect};
 use super::{Property, boot, of_template, value};
 
 /// More memory than any host has (Xen stops at 16 TiB); below it all arithmetic is safe.
@@ -17,15 +18,21 @@ const MOST_VCPUS: i64 = 8192;
 /// Memory of a VM that sets none, nor its template, in MiB.
 const DEFAULT_MEMORY: i64 = 400;
 
-pub(super) fn refuse(property: Property, text: String) -> Refusal {
+/// As long as a time-out may be, in seconds: a month.
+pub(in super::super) const MOST_SECONDS: i64 = 31 * 24 * 3600;
+
+pub(super) fn refuse(property: Property, text: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal::value(property, ValueRule::Property, text)
 }
 
-/// A number of 1 to `most`.
-pub(super) fn positive(property: Property, most: i64, value: Value) -> Result<Value, Refusal> {
+/// A number of 1 to `most`, for the property of that name, of a VM or of the system.
+pub(in super::super) fn positive(name: &'static str, most: i64, value: Value) -> Result<Value, Refusal> {
+    let refused = |text: String| {
+        Err(Refusal::PropertyValue { property: name, rule: ValueRule::Property, text: text.into() })
+    };
     match value.as_int() {
-        Some(number) if number <= 0 => Err(refuse(property, format!("{property} must be positive"))),
-        Some(number) if number > most => Err(refuse(property, format!("{property} must be at most {most}"))),
+        Some(number) if number <= 0 => refused(format!("{name} must be positive")),
+        Some(number) if number > most => refused(format!("{name} must be at most {most}")),
         Some(_) | None => Ok(value),
     }
 }
@@ -33,39 +40,42 @@ pub(super) fn positive(property: Property, most: i64, value: Value) -> Result<Va
 pub(super) static MEMORY: Row = Row {
     name: "memory",
     kind: Type::Int,
+    takes_effect: TakesEffect::NextStart,
     source: Source::Stored(Rules {
-        canonical: |value| positive(Property::Memory, MOST_MIB, value),
-        default: |snapshot, vm| {
+        canonical: |value| positive("memory", MOST_MIB, value),
+        default: Fallback::To(|snapshot, vm| {
             Some(of_template(snapshot, vm, Property::Memory).unwrap_or(Value::Int(DEFAULT_MEMORY)))
-        },
+        }),
         inherit: Inherit::FromTemplate,
         ..PLAIN
     }),
-    help: "Memory currently available for this VM, in MiB. The template's value where none is set.",
+    default: "the template's, else 400",
+    help: "The memory that the VM starts with, in MiB.",
     ..ROW
 };
 
 pub(super) static MAXMEM: Row = Row {
     name: "maxmem",
     kind: Type::Int,
-    classes: &[VmClass::AdminVm, VmClass::AppVm, VmClass::DispVm, VmClass::StandaloneVm, VmClass::TemplateVm],
+    classes: LOCAL,
+    takes_effect: TakesEffect::WhileHalted,
     source: Source::Stored(Rules {
         canonical: |value| match value.as_int() {
-            Some(number) if number < 0 => {
-                Err(refuse(Property::Maxmem, "maxmem must be positive or zero".to_owned()))
-            }
+            Some(number) if number < 0 => Err(refuse(Property::Maxmem, "maxmem must be positive or zero")),
             Some(number) if number > MOST_MIB => {
                 Err(refuse(Property::Maxmem, format!("maxmem must be at most {MOST_MIB}")))
             }
             Some(_) | None => Ok(value),
         },
-        veto: |snapshot, vm, change| match change {
-            Change::Set(_) | Change::Reset(_) if snapshot.is_halted(vm) || memory_hotplug(snapshot, vm) => {
+        veto: |snapshot, vm, change: Change<'_>| {
+            let same = || change.value() == value(snapshot, vm, Property::Maxmem).as_ref();
+            if snapshot.is_halted(vm) || memory_hotplug(snapshot, vm) || same() {
                 Ok(())
+            } else {
+                Err(Refusal::NotHalted { vm: vm.name.clone() })
             }
-            Change::Set(_) | Change::Reset(_) => Err(Refusal::NotHalted { vm: vm.name.clone() }),
         },
-        default: |snapshot, vm| Some(Value::Int(default_maxmem(snapshot, vm))),
+        default: Fallback::To(|snapshot, vm| Some(Value::Int(default_maxmem(snapshot, vm)))),
         inherit: Inherit::FromTemplate,
         ..PLAIN
     }),
@@ -73,8 +83,10 @@ pub(super) static MAXMEM: Row = Row {
         let most = snapshot.cells.host.dom0_max_memory;
         Some(Value::Int(most.map_or(4096, |most| i64::from(most.get()))))
     }),
-    help: "Maximum amount of memory available for this VM (for the purpose of the memory balancer), in MiB. \
-           Set to 0 to disable memory balancing for this qube.",
+    default: "0 where the VM's memory cannot be balanced; else the template's; else ten times ``memory`` if the \
+              VM's feature ``os`` is ``Linux``, else 4000, and at most half of the host's memory",
+    help: "The most memory that balancing may give to the VM, in MiB; 0: its memory is not balanced. While the VM \
+           runs it can be changed only if the guest takes memory then.",
     ..ROW
 };
 
@@ -132,24 +144,30 @@ fn memory_hotplug(snapshot: &Snapshot, vm: &Vm) -> bool {
 pub(super) static STUBDOM_MEM: Row = Row {
     name: "stubdom_mem",
     kind: Type::Int,
-    classes: QUBES,
+    takes_effect: TakesEffect::NextStart,
     source: Source::Stored(Rules {
-        canonical: |value| positive(Property::StubdomMem, MOST_MIB, value),
+        default: NONE,
+        canonical: |value| positive("stubdom_mem", MOST_MIB, value),
         ..PLAIN
     }),
-    help: "Memory amount allocated for the stub domain, in MiB.",
+    help: "The memory of the domain that emulates the VM's devices, in MiB. Where it is not set, as much as \
+           that domain's image needs.",
     ..ROW
 };
 
 pub(super) static VCPUS: Row = Row {
     name: "vcpus",
     kind: Type::Int,
+    takes_effect: TakesEffect::NextStart,
     source: Source::Stored(Rules {
-        canonical: |value| positive(Property::Vcpus, MOST_VCPUS, value),
-        default: |snapshot, vm| Some(of_template(snapshot, vm, Property::Vcpus).unwrap_or(Value::Int(2))),
+        canonical: |value| positive("vcpus", MOST_VCPUS, value),
+        default: Fallback::To(|snapshot, vm| {
+            Some(of_template(snapshot, vm, Property::Vcpus).unwrap_or(Value::Int(2)))
+        }),
         inherit: Inherit::FromTemplate,
         ..PLAIN
     }),
-    help: "Number of virtual CPUs for a qube. The template's value where none is set.",
+    default: "the template's, else 2",
+    help: "How many virtual processors the VM has.",
     ..ROW
 };

@@ -12,7 +12,10 @@ use super::super::vm::Vm;
 use super::super::volume::VolumeConfig;
 use super::super::write::Write;
 use super::change::recomputed;
-use super::row::{Change, CloneRule, Effects, Inherit, PLAIN, QUBES, ROW, Row, Rules, Source, Stage};
+use super::row::{
+    Change, CloneRule, Effects, Fallback, Inherit, LOCAL, PLAIN, ROW, Row, Rules, Source, Stage, TakesEffect,
+};
+use super::settings::OFF;
 use super::{Property, of_template};
 
 pub(super) static TEMPLATE: Row = Row {
@@ -20,6 +23,7 @@ pub(super) static TEMPLATE: Row = Row {
     kind: Type::Vm,
     classes: &[VmClass::AppVm, VmClass::DispVm],
     stage: Stage::Late,
+    takes_effect: TakesEffect::WhileHalted,
     clone: CloneRule::Own,
     source: Source::Stored(Rules {
         fits: |snapshot, vm, value| match value.as_vm().map(|target| snapshot.model.vm(target)) {
@@ -34,7 +38,9 @@ pub(super) static TEMPLATE: Row = Row {
         },
         ..PLAIN
     }),
-    help: "Template, on which this qube is based.",
+    help: "What the VM is based on: its volume ``root`` (of a disposable, ``private`` too) is made anew from the \
+           template's at each start, and settings that are not set are the template's. An AppVM is based on a \
+           TemplateVM, a disposable on a VM with ``template_for_dispvms``.",
     ..ROW
 };
 
@@ -61,9 +67,11 @@ pub(in super::super) fn fits(class: VmClass, template: &Vm) -> Result<(), Refusa
 fn veto(snapshot: &Snapshot, vm: &Vm, change: Change<'_>) -> Result<(), Refusal> {
     let model = &snapshot.model;
     match change {
-        Change::Reset(_) => Err(Refusal::TemplateReset {
-            default: model.global_vm(default_template(vm.class)).and_then(|vm| model.name_of(vm)),
-        }),
+        Change::Reset(_) => {
+            let default =
+                (vm.class == VmClass::AppVm).then(|| model.global_vm(Global::DefaultTemplate)).flatten();
+            Err(Refusal::TemplateReset { default: default.and_then(|vm| model.name_of(vm)) })
+        }
         Change::Set(_) if !snapshot.is_halted(vm) => {
             Err(Refusal::TemplateWhileRunning { vm: vm.name.clone() })
         }
@@ -135,11 +143,12 @@ pub(super) static TEMPLATE_FOR_DISPVMS: Row = Row {
             Some(true) => Ok(()),
             Some(false) | None => no_base_of_disposables(snapshot, vm),
         },
-        default: |_, _| Some(Value::Bool(false)),
-        effects: |_, vm, _, _| Effects { events: vec![recomputed(vm, "icon")], ..Effects::default() },
+        default: Fallback::To(|_, _| Some(Value::Bool(false))),
+        effects: |_, vm, _, _| Effects::events(vec![recomputed(vm, "icon")]),
         ..PLAIN
     }),
-    help: "Should this VM be allowed to start as disposable template.",
+    default: "False",
+    help: "Whether disposables can be based on the VM. It stays so while the VM is named as such a base.",
     ..ROW
 };
 
@@ -172,54 +181,56 @@ fn no_base_of_disposables(snapshot: &Snapshot, vm: &Vm) -> Result<(), Refusal> {
 pub(super) static DEFAULT_DISPVM: Row = Row {
     name: "default_dispvm",
     kind: Type::Vm,
-    classes: &[VmClass::AdminVm, VmClass::AppVm, VmClass::DispVm, VmClass::StandaloneVm, VmClass::TemplateVm],
+    classes: LOCAL,
     stage: Stage::Late,
     source: Source::Stored(Rules {
-        fits: |snapshot, vm, value| base_of_disposables(snapshot, vm, Property::DefaultDispvm, value),
-        default: |snapshot, vm| {
+        fits: |snapshot, vm, value| {
+            base_of_disposables(snapshot, &Owner::Vm(vm.name.clone()), "default_dispvm", value)
+        },
+        default: Fallback::To(|snapshot, vm| {
             let template = vm.reference(Property::Template).flatten();
             let own = if vm.class == VmClass::DispVm { template } else { None };
             Some(Value::Vm(own.or_else(|| snapshot.model.global_vm(Global::DefaultDispvm))))
-        },
+        }),
         ..PLAIN
     }),
-    help: "Default VM to be used as Disposable VM for service calls.",
+    default: "the global ``default_dispvm``; of a disposable its template",
+    help: "What disposables are based on that the VM asks for without saying which.",
     ..ROW
 };
 
 pub(super) static MANAGEMENT_DISPVM: Row = Row {
     name: "management_dispvm",
     kind: Type::Vm,
-    classes: QUBES,
     stage: Stage::Late,
     source: Source::Stored(Rules {
-        fits: |snapshot, vm, value| base_of_disposables(snapshot, vm, Property::ManagementDispvm, value),
-        default: |snapshot, vm| {
+        fits: |snapshot, vm, value| {
+            base_of_disposables(snapshot, &Owner::Vm(vm.name.clone()), "management_dispvm", value)
+        },
+        default: Fallback::To(|snapshot, vm| {
             Some(
                 of_template(snapshot, vm, Property::ManagementDispvm)
                     .unwrap_or_else(|| Value::Vm(snapshot.model.global_vm(Global::ManagementDispvm))),
             )
-        },
+        }),
         inherit: Inherit::FromTemplate,
         ..PLAIN
     }),
-    help: "Default DVM template for Disposable VM for managing this VM.",
+    default: "the template's, else the global ``management_dispvm``",
+    help: "What the disposables are based on in which this VM is managed.",
     ..ROW
 };
 
-fn base_of_disposables(
+/// Whether disposables can be based on what a property names.
+pub(in super::super) fn base_of_disposables(
     snapshot: &Snapshot,
-    vm: &Vm,
-    property: Property,
+    of: &Owner,
+    property: &'static str,
     value: &Value,
 ) -> Result<(), Refusal> {
     match value.as_vm().and_then(|target| snapshot.model.vm(target)) {
         Some(target) if target.flag(Property::TemplateForDispvms) != Some(true) => {
-            Err(Refusal::NotForDisposables {
-                property: property.name(),
-                of: Owner::Vm(vm.name.clone()),
-                target: target.name.clone(),
-            })
+            Err(Refusal::NotForDisposables { property, of: of.clone(), target: target.name.clone() })
         }
         Some(_) | None => Ok(()),
     }
@@ -229,7 +240,8 @@ pub(super) static AUTO_CLEANUP: Row = Row {
     name: "auto_cleanup",
     kind: Type::Bool,
     classes: &[VmClass::DispVm],
-    source: Source::Stored(Rules { default: |_, _| Some(Value::Bool(false)), ..PLAIN }),
-    help: "Automatically remove this VM upon shutdown.",
+    source: Source::Stored(OFF),
+    default: "False",
+    help: "Whether the disposable is removed when it stops.",
     ..ROW
 };

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::super::class::VmClass;
-use super::super::event::{EventKind, ModelEvent};
 use super::super::global::Global;
 use super::super::pending::{Pending, PendingKind, Reserved, StartPhase};
 use super::super::refusal::{Owner, Refusal as R, User, ValueRule};
 use super::super::snapshot::{Run, RunState, Snapshot};
-use super::super::testing::{first_model, make, new_vm, reset, set, set_global, small_model, vm};
+use super::super::testing::{
+    feature, first_model, make, new_vm, reset, set, set_global, short, small_model, vm,
+};
 use super::super::value::{Shown, Value};
 use super::super::write::Write;
 use super::*;
@@ -31,50 +32,6 @@ fn text(text: &str) -> Shown {
     Shown::Str(text.into())
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the others are shown as they are")]
-/// Events as `subject kind property`.
-fn short(events: &[ModelEvent]) -> Vec<String> {
-    let change = |kind: &str, change: &super::super::event::PropertyChange| {
-        let value = |value: &Option<Shown>| match value {
-            None => "-".to_owned(),
-            Some(Shown::None) => "None".to_owned(),
-            Some(Shown::Str(text)) => text.to_string(),
-            Some(Shown::Int(number)) => number.to_string(),
-            Some(Shown::Bool(flag)) => flag.to_string(),
-            Some(Shown::Vm(vm)) => vm.to_string(),
-            Some(Shown::Label(label)) => label.to_string(),
-        };
-        format!("{kind}:{} {} {}", change.name, value(&change.new), value(&change.old))
-    };
-    events
-        .iter()
-        .map(|event| {
-            let subject = match &event.subject {
-                super::super::event::Subject::System => String::new(),
-                super::super::event::Subject::Vm { name, .. } => name.to_string(),
-            };
-            let kind = match &event.kind {
-                EventKind::PropertyPreSet(c) => change("pre-set", c),
-                EventKind::PropertySet(c) => change("set", c),
-                EventKind::PropertyPreReset(c) => change("pre-reset", c),
-                EventKind::PropertyPreDel(c) => change("pre-del", c),
-                EventKind::PropertyReset(c) => change("reset", c),
-                EventKind::PropertyDel(c) => change("del", c),
-                EventKind::DomainFeaturePreSet { feature, value, .. } => {
-                    format!("feature-pre-set:{feature}={value}")
-                }
-                EventKind::DomainFeatureSet { feature, value, .. } => {
-                    format!("feature-set:{feature}={value}")
-                }
-                EventKind::DomainFeaturePreDelete { feature } => format!("feature-pre-delete:{feature}"),
-                EventKind::DomainFeatureDelete { feature } => format!("feature-delete:{feature}"),
-                other => format!("{other:?}"),
-            };
-            format!("{subject} {kind}")
-        })
-        .collect()
-}
-
 #[test]
 fn every_property_has_a_name_of_its_own_help_and_a_class() {
     let mut names: Vec<_> = Property::ALL.iter().map(|property| property.name()).collect();
@@ -91,23 +48,34 @@ fn every_property_has_a_name_of_its_own_help_and_a_class() {
 #[test]
 fn properties_are_listed_by_stage_and_name() {
     let names = |class| list(class).iter().map(|property| property.name()).collect::<Vec<_>>().join(" ");
-    assert_eq!(
-        names(VmClass::AppVm),
-        "autostart backup_timestamp debug default_user icon include_in_backups installed_by_rpm kernel klass \
-         label mac maxmem memory name provides_network qid qrexec_timeout shutdown_timeout start_time \
-         stubdom_mem stubdom_uuid stubdom_xid template_for_dispvms updateable uuid vcpus virt_mode xid \
-         default_dispvm kernelopts management_dispvm netvm template"
-    );
+    // As the deployed daemon lists them.
+    let app = "autostart backup_timestamp debug default_user devices_denied dns gateway gateway6 icon \
+               include_in_backups installed_by_rpm ip ip6 kernel keyboard_layout klass label mac maxmem memory name \
+               provides_network qid qrexec_timeout shutdown_timeout start_time stubdom_mem stubdom_uuid stubdom_xid \
+               template_for_dispvms updateable uuid vcpus virt_mode visible_gateway visible_gateway6 visible_ip \
+               visible_ip6 visible_netmask xid audiovm bootmode default_dispvm guivm kernelopts management_dispvm \
+               netvm template";
+    assert_eq!(names(VmClass::AppVm), app);
+    let own_root = app.replace(" netvm template", " netvm");
+    assert_eq!(names(VmClass::StandaloneVm), own_root);
+    let template = own_root
+        .replace(" template_for_dispvms", "")
+        .replace(" xid audiovm", " xid appvm_default_bootmode audiovm");
+    assert_eq!(names(VmClass::TemplateVm), template);
+    let disposable = app
+        .replace(" template_for_dispvms", "")
+        .replace("autostart", "auto_cleanup autostart")
+        .replace(" dns", " dispid dns")
+        .replace(" kernel keyboard", " is_preload kernel keyboard");
+    assert_eq!(names(VmClass::DispVm), disposable);
     assert_eq!(
         names(VmClass::AdminVm),
-        "icon include_in_backups klass label maxmem name qid updateable uuid default_dispvm"
+        "devices_denied icon include_in_backups keyboard_layout klass label maxmem name qid updateable uuid \
+         default_dispvm"
     );
-    assert_eq!(names(VmClass::RemoteVm), "icon include_in_backups klass label name qid uuid");
-    assert!(!names(VmClass::TemplateVm).contains("template"));
-    assert!(!names(VmClass::StandaloneVm).ends_with("template"));
-    assert!(
-        names(VmClass::DispVm)
-            .starts_with("auto_cleanup autostart backup_timestamp debug default_user dispid")
+    assert_eq!(
+        names(VmClass::RemoteVm),
+        "icon include_in_backups klass label name qid remote_name transport_rpc uuid relayvm"
     );
 }
 
@@ -315,7 +283,7 @@ fn set_and_reset_are_announced_with_new_and_old_values_even_when_nothing_changes
     );
     assert_eq!(get_of(&snapshot, "work", "memory"), (Origin::Default, Shown::Int(400)));
     let events = set(&mut snapshot, "work", "backup_timestamp", "5").unwrap();
-    assert_eq!(short(&events)[1], "work set:backup_timestamp 5 -", "there was no value");
+    assert_eq!(short(&events)[1], "work set:backup_timestamp 5 None", "its default is no value");
 }
 
 #[test]
@@ -323,11 +291,11 @@ fn a_templates_change_is_told_for_those_who_inherit_it() {
     let mut snapshot = small_model();
     set(&mut snapshot, "sys-net", "vcpus", "1").unwrap();
     let events = set(&mut snapshot, "debian", "vcpus", "4").unwrap();
-    assert_eq!(short(&events), ["debian pre-set:vcpus 4 2", "work reset:vcpus - 2", "debian set:vcpus 4 2"]);
+    assert_eq!(short(&events), ["debian pre-set:vcpus 4 2", "work reset:vcpus - -", "debian set:vcpus 4 2"]);
     let events = set(&mut snapshot, "debian", "vcpus", "4").unwrap();
     assert_eq!(short(&events), ["debian pre-set:vcpus 4 4", "debian set:vcpus 4 4"]);
     let events = reset(&mut snapshot, "debian", "vcpus").unwrap();
-    assert_eq!(short(&events)[2], "work reset:vcpus - 4");
+    assert_eq!(short(&events)[2], "work reset:vcpus - -");
     let events = set(&mut snapshot, "debian", "debug", "on").unwrap();
     assert_eq!(events.len(), 2, "not inherited");
 }
@@ -385,10 +353,7 @@ fn the_default_netvm_counts_for_loops_and_use() {
     assert_eq!(refused(&mut snapshot, "sys-net", "netvm", "work"), R::NetworkLoop);
     let vetoed = reset(&mut snapshot, "sys-net", "netvm").unwrap_err();
     assert_eq!(vetoed.refusal, R::NetworkLoop, "it would be its own netvm");
-    assert_eq!(
-        short(&vetoed.pre_events),
-        ["sys-net pre-reset:netvm - None", "sys-net pre-set:netvm sys-net None"]
-    );
+    assert_eq!(short(&vetoed.pre_events), ["sys-net pre-reset:netvm - None"]);
     set(&mut snapshot, "work", "netvm", "").unwrap();
     let events = reset(&mut snapshot, "work", "netvm").unwrap();
     assert_eq!(
@@ -550,6 +515,9 @@ fn the_bound_of_memory_is_fixed_while_a_vm_runs_unless_it_takes_memory_then() {
         .unwrap();
     set(&mut snapshot, "work", "maxmem", "500").unwrap();
     set(&mut snapshot, "work", "memory", "500").unwrap();
+    Write::SetFeature(work.uuid, "memory-hotplug".parse().unwrap(), None).apply(&mut snapshot.model).unwrap();
+    set(&mut snapshot, "work", "maxmem", "500").unwrap();
+    assert_eq!(refused(&mut snapshot, "work", "maxmem", "501"), R::NotHalted { vm: name("work") });
 }
 
 #[test]
@@ -560,5 +528,99 @@ fn labels_are_found_by_name_or_decimal_index_alone() {
     assert_eq!(found("8"), Ok(8));
     for bad in ["", "0", "9", "+1", "pink", "99999999999"] {
         assert_eq!(found(bad), Err(R::LabelNotFound { label: bad.to_owned() }), "{bad}");
+    }
+}
+
+#[test]
+fn a_bad_layout_address_or_code_is_refused_in_these_words() {
+    let mut snapshot = small_model();
+    let denied = "Interface code list should be in the form chhhhhhchhhhhh...,where c is one of \"b\", \"u\", \"m\", \
+                  \"p\", \"*\" and h is a hexdigit or \"*\".";
+    for (property, value, rule, words) in [
+        ("keyboard_layout", "us", ValueRule::Property, "invalid number of keyboard layout parameters"),
+        ("keyboard_layout", "us+++", ValueRule::Property, "invalid number of keyboard layout parameters"),
+        ("keyboard_layout", "++", ValueRule::Property, "Invalid keyboard layout provided"),
+        ("keyboard_layout", "u1++", ValueRule::Property, "Invalid keyboard layout provided"),
+        ("keyboard_layout", "us+a:+", ValueRule::Property, "Invalid layout variant provided"),
+        ("keyboard_layout", "us+a+b;", ValueRule::Property, "Invalid layout options provided"),
+        ("ip", "10.0.0.256", ValueRule::Type, "Failed to parse property value as IPv4Address"),
+        ("ip", "", ValueRule::Type, "Failed to parse property value as IPv4Address"),
+        ("ip", "::1", ValueRule::Type, "Failed to parse property value as IPv4Address"),
+        ("ip6", "10.0.0.1", ValueRule::Type, "Failed to parse property value as IPv6Address"),
+        (
+            "devices_denied",
+            "u03",
+            ValueRule::Type,
+            "Invalid length of interfaces='u03' (is 3, expected multiple of 7)",
+        ),
+        ("devices_denied", "x030000", ValueRule::Property, denied),
+        ("devices_denied", "u03000G", ValueRule::Property, denied),
+    ] {
+        let refusal = refused(&mut snapshot, "work", property, value);
+        let expected = R::PropertyValue { property, rule, text: words.into() };
+        assert_eq!(refusal, expected, "{property}={value}");
+    }
+    set(&mut snapshot, "work", "devices_denied", "u******b0f0f0fu******").unwrap();
+    assert_eq!(get_of(&snapshot, "work", "devices_denied"), (Origin::Explicit, text("b0f0f0fu******")));
+}
+
+#[test]
+fn the_way_of_booting_is_the_vms_choice_or_its_templates_if_that_way_exists() {
+    let mut snapshot = small_model();
+    let mode = |snapshot: &Snapshot, name: &str| get_of(snapshot, name, "bootmode").1;
+    assert_eq!(mode(&snapshot, "work"), text("default"));
+    let events = set(&mut snapshot, "debian", "appvm_default_bootmode", "rescue").unwrap();
+    assert_eq!(
+        short(&events),
+        [
+            "debian pre-set:appvm_default_bootmode rescue default",
+            "sys-net reset:bootmode - -",
+            "work reset:bootmode - -",
+            "debian set:appvm_default_bootmode rescue default",
+        ]
+    );
+    assert_eq!(mode(&snapshot, "work"), text("default"), "there is no such way");
+    feature(&mut snapshot, "debian", "boot-mode.kernelopts.rescue", "single");
+    assert_eq!(mode(&snapshot, "work"), text("rescue"));
+    assert_eq!(mode(&snapshot, "debian"), text("default"), "it is for VMs based on it");
+    feature(&mut snapshot, "work", "boot-mode.active", "gone");
+    assert_eq!(mode(&snapshot, "work"), text("rescue"), "the active one does not exist");
+    feature(&mut snapshot, "work", "boot-mode.active", "default");
+    assert_eq!(mode(&snapshot, "work"), text("default"));
+    feature(&mut snapshot, "sys-net", "boot-mode.kernelopts.mine", "");
+    feature(&mut snapshot, "sys-net", "boot-mode.active", "mine");
+    assert_eq!(mode(&snapshot, "sys-net"), text("mine"));
+    set(&mut snapshot, "sys-net", "bootmode", "anything").unwrap();
+    assert_eq!(mode(&snapshot, "sys-net"), text("anything"));
+    feature(&mut snapshot, "debian", "boot-mode.appvm-default", "other");
+    reset(&mut snapshot, "debian", "appvm_default_bootmode").unwrap();
+    assert_eq!(get_of(&snapshot, "debian", "appvm_default_bootmode"), (Origin::Default, text("other")));
+}
+
+#[test]
+fn a_disposable_that_waits_in_its_bases_queue_is_preloaded() {
+    let mut snapshot = small_model();
+    set(&mut snapshot, "work", "template_for_dispvms", "1").unwrap();
+    make(&mut snapshot, &new_vm("disp1", VmClass::DispVm, Some("work")));
+    assert_eq!(get_of(&snapshot, "disp1", "is_preload"), (Origin::Default, Shown::Bool(false)));
+    feature(&mut snapshot, "work", "preload-dispvm", "disp12 disp1");
+    assert_eq!(get_of(&snapshot, "disp1", "is_preload").1, Shown::Bool(true));
+}
+
+#[test]
+fn a_default_may_be_no_value_and_some_have_none_at_all() {
+    let snapshot = small_model();
+    let work = vm(&snapshot, "work");
+    for (property, expected) in [
+        (Property::Memory, Some(Shown::Int(400))),
+        (Property::StubdomMem, Some(Shown::None)),
+        (Property::Ip, Some(Shown::None)),
+        (Property::Xid, Some(Shown::Int(-1))),
+        (Property::Netvm, Some(Shown::None)),
+        (Property::Name, None),
+        (Property::Label, None),
+        (Property::Template, None),
+    ] {
+        assert_eq!(default_shown(&snapshot, &work, property), expected, "{property}");
     }
 }
