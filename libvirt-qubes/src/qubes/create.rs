@@ -12,8 +12,8 @@ use super::diff::{Diff, Refused};
 use super::event::{EventKind, ModelEvent};
 use super::firewall::Firewall;
 use super::global::Global;
-use super::ids::{FeatureName, FeatureValue, PendingId, Tag};
 use super::notes::Notes;
+use super::ids::{Dispid, FeatureName, FeatureValue, PendingId, Tag};
 use super::pending::{Pending, PendingKind, PendingVolume, Reserved, VolumeProgress};
 use super::property::{CloneRule, Property, desktop, template};
 use super::refusal::Refusal;
@@ -110,7 +110,7 @@ pub fn begin(snapshot: &Snapshot, new: &NewVm) -> Result<Diff<Plan>, Refused> {
     if let Some(template) = template {
         vm.properties.insert(Property::Template, Value::Vm(Some(template.uuid)));
         if new.class == VmClass::DispVm {
-            vm.properties.insert(Property::Dispid, Value::Int(i64::from(dispid(snapshot, new.uuid)?)));
+            vm.properties.insert(Property::Dispid, Value::Int(i64::from(dispid(snapshot, new.uuid)?.get())));
             take_over(&mut vm, template);
         }
     }
@@ -126,7 +126,7 @@ pub fn begin(snapshot: &Snapshot, new: &NewVm) -> Result<Diff<Plan>, Refused> {
     let row = Pending {
         id: model.next_pending_id(),
         kind,
-        vm: Reserved { uuid: vm.uuid, qid: vm.qid, name: vm.name.clone() },
+        vm: Reserved::of(&vm),
         volumes: pending_volumes(&vm, VolumeProgress::Planned),
     };
     let plan = Plan { pending: row.id, vm: Arc::new(vm), tags };
@@ -299,17 +299,11 @@ fn placed(snapshot: &Snapshot, new: &NewVm, mut volume: VolumeConfig) -> Result<
 
 /// A number for a disposable, seemingly random (it shows in the VM's address and name), the same whenever
 /// the change runs again on the same model.
-fn dispid(snapshot: &Snapshot, uuid: Uuid) -> Result<u16, Refusal> {
-    let taken = |id: u16| {
-        let id = Some(Value::Int(i64::from(id)));
-        snapshot.model.vms().any(|vm| vm.properties.get(&Property::Dispid) == id.as_ref())
-    };
-    let candidate = |attempt: u32| {
-        let mut hasher = DefaultHasher::new();
-        (uuid, attempt).hash(&mut hasher);
-        u16::try_from(hasher.finish() % 10_000).unwrap_or(0)
-    };
-    (0..100).map(candidate).find(|id| !taken(*id)).ok_or(Refusal::NoFreeQid)
+fn dispid(snapshot: &Snapshot, uuid: Uuid) -> Result<Dispid, Refusal> {
+    let mut hasher = DefaultHasher::new();
+    uuid.hash(&mut hasher);
+    let drawn = u16::try_from(hasher.finish() % 10_000).ok().and_then(Dispid::new).unwrap_or(Dispid::LAST);
+    snapshot.model.free_dispid_from(drawn).ok_or(Refusal::NoFreeQid)
 }
 
 /// What a disposable has from the VM that it is based on.

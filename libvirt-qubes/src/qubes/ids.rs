@@ -33,6 +33,31 @@ impl fmt::Display for Qid {
     }
 }
 
+/// The number of a disposable, which shows in its address, and in its name where it was given none: 0 to 9999.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dispid(u16);
+
+impl Dispid {
+    /// The highest.
+    pub const LAST: Self = Self(9999);
+
+    /// A number of 0 to 9999; `None` for others.
+    pub const fn new(raw: u16) -> Option<Self> {
+        if raw <= Self::LAST.0 { Some(Self(raw)) } else { None }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for Dispid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The number of a row of `pending`; never used twice while the daemon runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PendingId(u64);
@@ -188,6 +213,7 @@ mod tests {
         assert!("a.b".parse::<Tag>().is_err() && "".parse::<Tag>().is_err());
         assert!("a/b".parse::<FeatureName>().is_err() && "a\n".parse::<FeatureValue>().is_err());
         assert_eq!((Qid::new(10_000).map(Qid::get), Qid::new(10_001)), (Some(10_000), None));
+        assert_eq!((Dispid::new(9999).map(Dispid::get), Dispid::new(10_000)), (Some(9999), None));
         assert_eq!(LabelIndex::new(0), None);
     }
 

@@ -9,8 +9,9 @@ use super::assignment::AssignedDevice;
 use super::class::VmClass;
 use super::firewall::Expire;
 use super::global::Global;
-use super::ids::{LabelIndex, PendingId};
+use super::ids::{Dispid, LabelIndex, PendingId, Qid};
 use super::model::SetAside;
+use super::numbers::{Held, Numbers};
 use super::pending::Pending;
 use super::pool::Pool;
 use super::property::Property;
@@ -55,6 +56,13 @@ pub(super) struct Indexes {
     following: imbl::HashMap<Property, imbl::OrdSet<Uuid>>,
     starts: imbl::HashMap<Uuid, PendingId>,
     last_pending: u64,
+    /// The numbers of VMs, of those that are being made or removed, and of bad rows.
+    qids: Numbers<1, { Qid::LAST.get() }>,
+    /// The same of disposables.
+    dispids: Numbers<0, { Dispid::LAST.get() }>,
+    /// The names and identities of what is no VM: of those that are being made or removed, and of bad rows.
+    names: Held<String>,
+    uuids: Held<Uuid>,
 }
 
 fn add<K, V>(map: &mut imbl::HashMap<K, imbl::OrdSet<V>>, key: K, value: V)
@@ -102,6 +110,10 @@ fn follows(vm: &Vm) -> impl Iterator<Item = Property> + '_ {
 
 impl Indexes {
     pub(super) fn note_vm(&mut self, vm: &Vm) {
+        self.qids.hold(vm.qid.get());
+        if let Some(dispid) = vm.dispid() {
+            self.dispids.hold(dispid.get());
+        }
         for (target, property) in references(vm) {
             add(&mut self.referrers, target, Referrer::Vm(vm.uuid, property));
         }
@@ -125,6 +137,10 @@ impl Indexes {
     }
 
     pub(super) fn forget_vm(&mut self, vm: &Vm) {
+        self.qids.release(vm.qid.get());
+        if let Some(dispid) = vm.dispid() {
+            self.dispids.release(dispid.get());
+        }
         for (target, property) in references(vm) {
             drop_from(&mut self.referrers, &target, &Referrer::Vm(vm.uuid, property));
         }
@@ -164,7 +180,21 @@ impl Indexes {
         }
     }
 
+    /// Bad rows stay for as long as the model does.
     pub(super) fn note_set_aside(&mut self, row: &SetAside) {
+        let number = |number: Option<i64>| number.and_then(|number| u16::try_from(number).ok());
+        if let Some(qid) = number(row.qid) {
+            self.qids.hold(qid);
+        }
+        if let Some(dispid) = number(row.dispid) {
+            self.dispids.hold(dispid);
+        }
+        if let Some(uuid) = row.uuid {
+            self.uuids.add(uuid);
+        }
+        if row.is_of_vm() {
+            self.names.add(row.name.clone());
+        }
         for (pool, vid) in &row.volumes {
             self.occupy(pool, vid, Occupant::SetAside(row.name.clone()));
         }
@@ -195,6 +225,14 @@ impl Indexes {
         if row.kind.is_start() {
             self.starts.insert(row.vm.uuid, row.id);
         }
+        if row.kind.reserves() {
+            self.qids.hold(row.vm.qid.get());
+            self.names.add(row.vm.name.to_string());
+            self.uuids.add(row.vm.uuid);
+            if let Some(dispid) = row.vm.dispid {
+                self.dispids.hold(dispid.get());
+            }
+        }
         for volume in &row.volumes {
             self.occupy(&volume.pool, &volume.vid, Occupant::Pending(row.id));
         }
@@ -204,9 +242,37 @@ impl Indexes {
         if self.starts.get(&row.vm.uuid) == Some(&row.id) {
             self.starts.remove(&row.vm.uuid);
         }
+        if row.kind.reserves() {
+            self.qids.release(row.vm.qid.get());
+            self.names.drop(row.vm.name.as_str());
+            self.uuids.drop(&row.vm.uuid);
+            if let Some(dispid) = row.vm.dispid {
+                self.dispids.release(dispid.get());
+            }
+        }
         for volume in &row.volumes {
             self.leave(&volume.pool, &volume.vid, &Occupant::Pending(row.id));
         }
+    }
+
+    pub(super) fn free_qid(&self) -> Option<Qid> {
+        self.qids.lowest_free().and_then(Qid::new)
+    }
+
+    pub(super) fn dispid_is_free(&self, dispid: Dispid) -> bool {
+        self.dispids.is_free(dispid.get())
+    }
+
+    pub(super) fn free_dispid_from(&self, dispid: Dispid) -> Option<Dispid> {
+        self.dispids.free_from(dispid.get()).and_then(Dispid::new)
+    }
+
+    pub(super) fn name_is_reserved(&self, name: &str) -> bool {
+        self.names.has(name)
+    }
+
+    pub(super) fn uuid_is_reserved(&self, uuid: Uuid) -> bool {
+        self.uuids.has(&uuid)
     }
 
     pub(super) fn seen_pending(&mut self, id: u64) {

@@ -30,6 +30,7 @@ mod lifecycle;
 mod look;
 pub mod model;
 pub mod notes;
+mod numbers;
 pub mod operation;
 mod pause;
 pub mod pending;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::assignment::AssignedDevice;
 use super::global::Global;
-use super::ids::{LabelIndex, PendingId, Qid};
+use super::ids::{Dispid, LabelIndex, PendingId, Qid};
 use super::index::{Indexes, Occupant, Referrer};
 use super::label::Label;
 use super::pending::{Pending, PendingKind};
@@ -48,6 +48,8 @@ pub struct SetAside {
     pub uuid: Option<Uuid>,
     /// The number that it keeps from others.
     pub qid: Option<i64>,
+    /// The number of a disposable that it keeps from others.
+    pub dispid: Option<i64>,
     /// The label that it uses, or is.
     pub label: Option<LabelIndex>,
     /// The volumes that it keeps from others, by pool and name there.
@@ -65,6 +67,13 @@ pub enum Reference {
     Property(String),
     /// As the backend of an assigned device, with its port as stored.
     Device(String),
+}
+
+impl SetAside {
+    /// Whether it keeps a VM's name from others: it is a VM, or an operation that makes or removes one.
+    pub(super) fn is_of_vm(&self) -> bool {
+        matches!(self.table, "vm" | "pending")
+    }
 }
 
 /// A row that contradicts the model: a bug, or a store that was changed behind the model's back.
@@ -212,15 +221,13 @@ impl Model {
 
     /// Bad rows of VMs, and of operations that make or remove one.
     fn bad_vms(&self) -> impl Iterator<Item = &Arc<SetAside>> {
-        self.set_aside.iter().filter(|row| matches!(row.table, "vm" | "pending"))
+        self.set_aside.iter().filter(|row| row.is_of_vm())
     }
 
     /// Whether a new VM may have this name: no VM has it, none that is being made or removed, and no bad
     /// row.
     pub fn name_is_free(&self, name: &VmName) -> bool {
-        !self.names.contains_key(name)
-            && !self.reserved().any(|row| row.vm.name == *name)
-            && !self.bad_vms().any(|row| row.name == name.as_str())
+        !self.names.contains_key(name) && !self.indexes.name_is_reserved(name.as_str())
     }
 
     /// The lowest number that no VM has, nor one that is being made or removed, nor a bad row.
@@ -228,31 +235,22 @@ impl Model {
     /// # Errors
     /// [`Refusal::NoFreeQid`].
     pub fn free_qid(&self) -> Result<Qid, Refusal> {
-        let taken = |qid: Qid| {
-            self.reserved().any(|row| row.vm.qid == qid)
-                || self.set_aside.iter().any(|row| row.qid == Some(i64::from(qid.get())))
-        };
-        let mut used = self.qids.keys().copied().skip_while(|qid| *qid == Qid::DOM0).peekable();
-        (1..=Qid::LAST.get())
-            .filter_map(Qid::new)
-            .find(|qid| {
-                while used.peek().is_some_and(|next| next < qid) {
-                    used.next();
-                }
-                used.peek() != Some(qid) && !taken(*qid)
-            })
-            .ok_or(Refusal::NoFreeQid)
+        self.indexes.free_qid().ok_or(Refusal::NoFreeQid)
+    }
+
+    /// Whether a new disposable may have this number.
+    pub fn dispid_is_free(&self, dispid: Dispid) -> bool {
+        self.indexes.dispid_is_free(dispid)
+    }
+
+    /// The next number from this one on that a new disposable may have, the first after the last.
+    pub fn free_dispid_from(&self, dispid: Dispid) -> Option<Dispid> {
+        self.indexes.free_dispid_from(dispid)
     }
 
     /// Whether a new VM may have this identity.
     pub fn uuid_is_free(&self, uuid: Uuid) -> bool {
-        !self.vms.contains_key(&uuid)
-            && !self.reserved().any(|row| row.vm.uuid == uuid)
-            && !self.set_aside.iter().any(|row| row.uuid == Some(uuid))
-    }
-
-    fn reserved(&self) -> impl Iterator<Item = &Arc<Pending>> {
-        self.pending.values().filter(|row| row.kind.reserves())
+        !self.vms.contains_key(&uuid) && !self.indexes.uuid_is_reserved(uuid)
     }
 
     /// Who names a VM explicitly, in the order of VMs' identities; global properties last.

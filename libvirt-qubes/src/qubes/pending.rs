@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::ids::{PendingId, Qid};
+use super::ids::{Dispid, PendingId, Qid};
+use super::vm::Vm;
 use crate::ids::{PoolName, VmName, VolumeName};
 
 /// One row.
@@ -55,6 +56,15 @@ pub struct Reserved {
     pub qid: Qid,
     /// The name.
     pub name: VmName,
+    /// The number of a disposable.
+    pub dispid: Option<Dispid>,
+}
+
+impl Reserved {
+    /// What a VM takes.
+    pub fn of(vm: &Vm) -> Self {
+        Self { uuid: vm.uuid, qid: vm.qid, name: vm.name.clone(), dispid: vm.dispid() }
+    }
 }
 
 /// A volume of a row.

@@ -51,7 +51,7 @@ pub fn begin(snapshot: &Snapshot, vm: Uuid) -> Result<Diff<Arc<Pending>>, Refuse
     let row = Arc::new(Pending {
         id: model.next_pending_id(),
         kind: PendingKind::Remove,
-        vm: Reserved { uuid: vm.uuid, qid: vm.qid, name: vm.name.clone() },
+        vm: Reserved::of(vm),
         volumes: pending_volumes(vm, VolumeProgress::Made),
     });
     let deleted = ModelEvent::system(EventKind::DomainDelete { vm: vm.name.clone(), uuid: vm.uuid });

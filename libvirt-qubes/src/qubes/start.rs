@@ -172,7 +172,7 @@ impl Host {
                 let row = Pending {
                     id,
                     kind: PendingKind::Start(StartPhase::Building),
-                    vm: Reserved { uuid, qid: vm.qid, name: vm.name.clone() },
+                    vm: Reserved::of(vm),
                     volumes: Vec::new(),
                 };
                 let mut diff = Diff::new((id, plan));

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::assignment::{AssignedDevice, Assignment};
 use super::class::VmClass;
 use super::firewall::Firewall;
-use super::ids::{FeatureName, FeatureValue, LabelIndex, Qid, Tag};
 use super::notes::Notes;
+use super::ids::{Dispid, FeatureName, FeatureValue, LabelIndex, Qid, Tag};
 use super::property::Property;
 use super::value::Value;
 use super::volume::VolumeConfig;
@@ -65,6 +65,12 @@ impl Vm {
     /// The own value of a feature.
     pub fn feature(&self, name: &str) -> Option<&str> {
         self.features.get(name).map(|feature| feature.value.as_str())
+    }
+
+    /// The number of a disposable.
+    pub fn dispid(&self) -> Option<Dispid> {
+        let number = self.properties.get(&Property::Dispid).and_then(Value::as_int)?;
+        u16::try_from(number).ok().and_then(Dispid::new)
     }
 
     /// The explicit value of a property that refers to a VM; `None` where the default holds.

@@ -436,7 +436,7 @@ fn a_template_is_changed_while_its_vm_is_halted_and_never_unset() {
     let start = Pending {
         id: snapshot.model.next_pending_id(),
         kind: PendingKind::Start(StartPhase::Building),
-        vm: Reserved { uuid: work.uuid, qid: work.qid, name: work.name.clone() },
+        vm: Reserved::of(&work),
         volumes: Vec::new(),
     };
     Write::BeginPending(Arc::new(start.clone())).apply(&mut snapshot.model).unwrap();

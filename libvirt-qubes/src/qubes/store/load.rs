@@ -13,7 +13,7 @@ use super::super::assignment::{AssignedDevice, Assignment, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::firewall::Firewall;
 use super::super::global::{Global, GlobalKind};
-use super::super::ids::{LabelIndex, PendingId, Qid};
+use super::super::ids::{Dispid, LabelIndex, PendingId, Qid};
 use super::super::label::Label;
 use super::super::model::{Model, Reference, SetAside};
 use super::super::notes::Notes;
@@ -101,6 +101,7 @@ fn aside(table: &'static str, name: &str, reason: Bad) -> SetAside {
         name: name.to_owned(),
         uuid: None,
         qid: None,
+        dispid: None,
         label: None,
         volumes: Vec::new(),
         references: Vec::new(),
@@ -165,9 +166,12 @@ impl Loading {
         let devices = devices.filter_map(|device| {
             Some((canonical_uuid(device.backend.as_deref()?).ok()?, Reference::Device(device.port.clone())))
         });
+        let mut properties = rows.properties.get(&row.uuid).into_iter().flatten();
+        let dispid = properties.find(|(name, _)| name == Property::Dispid.name());
         SetAside {
             uuid: canonical_uuid(&row.uuid).ok(),
             qid: Some(row.qid),
+            dispid: dispid.and_then(|(_, number)| number.parse().ok()),
             label: u32::try_from(row.label).ok().and_then(LabelIndex::new),
             volumes: volumes
                 .filter_map(|volume| Some((volume.pool.parse().ok()?, volume.vid.as_deref()?.into())))
@@ -215,6 +219,12 @@ impl Loading {
             let target = target.map(|target| self.known.vm(&target)).transpose();
             let target = target.map_err(|bad| format!("property {name} {bad}"))?;
             vm.properties.insert(property, judge(property, Value::Vm(target))?);
+        }
+        if vm.properties.contains_key(&Property::Dispid) {
+            let dispid = vm.dispid().ok_or("property dispid is out of range")?;
+            if !self.model.dispid_is_free(dispid) {
+                return Err(format!("property dispid is {dispid}, which is another VM's"));
+            }
         }
         for volume in rows.volumes.remove(&row.uuid).unwrap_or_default() {
             let name = volume.name.clone();
@@ -334,6 +344,7 @@ impl Loading {
                 self.set_aside(SetAside {
                     uuid: canonical_uuid(&row.uuid).ok(),
                     qid: Some(row.qid),
+                    dispid: row.dispid,
                     volumes: volumes.collect(),
                     ..aside("pending", &row.name, reason)
                 });
@@ -357,6 +368,10 @@ impl Loading {
                     .ok_or_else(|| format!("progress {:?}", row.progress))?,
             })
         };
+        let dispid = row.dispid.map(|number| {
+            let dispid = u16::try_from(number).ok().and_then(Dispid::new);
+            dispid.ok_or_else(|| format!("number {number} of a disposable is out of range"))
+        });
         Ok(Pending {
             id: PendingId::new(u64::try_from(row.id).map_err(|_| "negative id")?),
             kind: kind.ok_or_else(|| format!("operation {:?}, phase {:?}", row.kind, row.phase))?,
@@ -364,6 +379,7 @@ impl Loading {
                 uuid: canonical_uuid(&row.uuid)?,
                 qid: qid.ok_or_else(|| format!("number {} is out of range", row.qid))?,
                 name: row.name.parse().map_err(|error| format!("name {:?}: {error}", row.name))?,
+                dispid: dispid.transpose()?,
             },
             volumes: volumes.map(volume).collect::<std::result::Result<_, Bad>>()?,
         })
@@ -452,6 +468,7 @@ fn fitting(model: Model) -> Model {
             let row = SetAside {
                 uuid: Some(vm.uuid),
                 qid: Some(i64::from(vm.qid.get())),
+                dispid: vm.dispid().map(|dispid| i64::from(dispid.get())),
                 label: Some(vm.label),
                 volumes: vm.volumes.iter().filter_map(|v| Some((v.pool.clone(), v.vid.clone()?))).collect(),
                 references: vm

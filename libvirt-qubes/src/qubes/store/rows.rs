@@ -42,6 +42,7 @@ pub(super) struct PendingRow {
     pub uuid: String,
     pub qid: i64,
     pub name: String,
+    pub dispid: Option<i64>,
 }
 
 /// A row of `pending_volume`.
@@ -205,7 +206,7 @@ impl Rows {
                     pool: optional(r, 3)?,
                 })
             })?,
-            pending: all(db, "SELECT id, kind, phase, uuid, qid, name FROM pending ORDER BY id", |r| {
+            pending: all(db, "SELECT id, kind, phase, uuid, qid, name, dispid FROM pending ORDER BY id", |r| {
                 Ok(PendingRow {
                     id: r.get(0)?,
                     kind: text(r, 1)?,
@@ -213,6 +214,7 @@ impl Rows {
                     uuid: text(r, 3)?,
                     qid: r.get(4)?,
                     name: text(r, 5)?,
+                    dispid: r.get(6)?,
                 })
             })?,
             pending_volumes: all(

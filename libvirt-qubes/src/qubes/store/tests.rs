@@ -6,6 +6,7 @@ use super::super::assignment::{AssignedDevice, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::global::Global;
 use super::super::notes::{Notes, NotesText};
+use super::super::ids::Dispid;
 use super::super::pending::{PendingKind, StartPhase, VolumeProgress};
 use super::super::testing::{self, Rig, new_vm};
 use super::super::value::{Shown, Value};
@@ -149,7 +150,7 @@ fn a_state_of_version_1_is_read_whole() {
 /// A state as a version left it: the schemas up to it, each with what it added to the content.
 fn of_version(version: usize) -> tempfile::TempDir {
     let content =
-        [include_str!("v1_content.sql"), include_str!("v2_content.sql"), include_str!("v3_content.sql")];
+        [include_str!("v1_content.sql"), include_str!("v2_content.sql"), include_str!("v3_content.sql"), include_str!("v4_content.sql")];
     assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
     let dir = tempfile::tempdir().unwrap();
     for (schema, content) in schema::MIGRATIONS.iter().zip(content).take(version) {
@@ -170,6 +171,8 @@ fn a_state_of_every_version_keeps_its_rows_on_the_way_to_this_one() {
         let bad: Vec<_> = model.set_aside().collect();
         assert!(bad.is_empty(), "{version}: {bad:?}");
         assert_eq!((model.vm_count(), model.pending().count()), (4, 2), "{version}");
+        let reserved = model.pending().next().unwrap().vm.dispid.map(Dispid::get);
+        assert_eq!(reserved, (version >= 4).then_some(4712));
         let sys_net = model.vm_named("sys-net").unwrap();
         let assigned: Vec<_> = sys_net
             .assignments
@@ -300,6 +303,38 @@ fn a_bad_row_of_a_vm_is_set_aside_and_keeps_what_it_has() {
             assert!(model.occupant("varlibqubes", "appvms/work/private").is_some(), "{sql}");
         }
     }
+}
+
+#[test]
+fn the_number_of_a_disposable_is_one_vms_and_a_bad_row_keeps_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    edit(dir.path(), include_str!("v1.sql"));
+    edit(dir.path(), include_str!("v1_content.sql"));
+    edit(dir.path(), "PRAGMA user_version = 1; PRAGMA application_id = 0x51754d67");
+    drop(testing::open(dir.path()));
+    let second = "INSERT INTO vm VALUES ('55555555-5555-4555-8555-555555555555', 8, 'twin', 'DispVM', 9);
+        INSERT INTO vm_reference VALUES
+            ('55555555-5555-4555-8555-555555555555', 'template', '22222222-2222-4222-8222-222222222222');
+        INSERT INTO vm_property VALUES ('55555555-5555-4555-8555-555555555555', 'dispid', '4711');";
+    edit(dir.path(), second);
+    let dispid = |number| Dispid::new(number).unwrap();
+    let model = testing::open(dir.path()).model;
+    let bad = model.set_aside().next().unwrap();
+    assert!(bad.name == "twin" && bad.reason.contains("4711"), "{bad:?}");
+    assert!(!model.dispid_is_free(dispid(4711)) && model.dispid_is_free(dispid(4712)));
+
+    edit(dir.path(), "UPDATE vm_property SET value = '99999' WHERE name = 'dispid' AND value = '4711'");
+    assert_eq!(testing::open(dir.path()).model.set_aside().count(), 2);
+
+    edit(dir.path(), "UPDATE vm_property SET value = '12' WHERE name = 'dispid' AND vm LIKE '3%'");
+    edit(dir.path(), "UPDATE vm_property SET value = '13' WHERE name = 'dispid' AND vm LIKE '5%'");
+    edit(dir.path(), "UPDATE pending SET dispid = 14 WHERE kind = 'create'");
+    let model = testing::open(dir.path()).model;
+    assert_eq!(model.free_dispid_from(dispid(12)), Some(dispid(15)));
+    edit(dir.path(), "UPDATE pending SET dispid = 10000 WHERE kind = 'create'");
+    let model = testing::open(dir.path()).model;
+    let bad = model.set_aside().find(|row| row.table == "pending").unwrap();
+    assert!(bad.reason.contains("10000"), "{bad:?}");
 }
 
 #[test]

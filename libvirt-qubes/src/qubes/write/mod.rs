@@ -166,7 +166,7 @@ mod tests {
     use super::super::assignment::AssignmentMode;
     use super::super::class::{VmClass, VolumeKind};
     use super::super::create;
-    use super::super::ids::Qid;
+    use super::super::ids::{Dispid, Qid};
     use super::super::pending::{PendingVolume, Reserved, StartPhase};
     use super::super::store::Store;
     use super::super::testing::{self, new_vm};
@@ -229,7 +229,7 @@ mod tests {
         let start = Pending {
             id: PendingId::new(5),
             kind: PendingKind::Start(StartPhase::Building),
-            vm: Reserved { uuid: a, qid: work.qid, name: work.name.clone() },
+            vm: Reserved::of(&work),
             volumes: Vec::new(),
         };
         let planned = |volume: &str| PendingVolume {
@@ -245,6 +245,7 @@ mod tests {
                 uuid: Uuid::from_u128(77),
                 qid: Qid::new(50).unwrap(),
                 name: "new".parse().unwrap(),
+                dispid: Dispid::new(9999),
             },
             volumes: vec![planned("root"), planned("private")],
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
-use super::super::ids::PendingId;
+use super::super::ids::{Dispid, PendingId};
 use super::super::model::{Inconsistent, Model};
 use super::super::pending::{Pending, PendingKind, VolumeProgress};
 use super::super::store::columns::{integer, progress_word};
@@ -20,7 +20,8 @@ pub(super) fn begin(model: &mut Model, row: &Arc<Pending>) -> Result<(), Inconsi
 }
 
 pub(super) fn insert(db: &Connection, row: &Pending) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO pending (id, kind, phase, uuid, qid, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql =
+        "INSERT INTO pending (id, kind, phase, uuid, qid, name, dispid) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     let id = integer(row.id.get())?;
     let (kind, phase) = row.kind.words();
     let vm = &row.vm;
@@ -30,7 +31,8 @@ pub(super) fn insert(db: &Connection, row: &Pending) -> rusqlite::Result<()> {
         phase,
         vm.uuid.to_string(),
         vm.qid.get(),
-        vm.name.as_str()
+        vm.name.as_str(),
+        vm.dispid.map(Dispid::get)
     ])?)?;
     for (position, volume) in (0i64..).zip(&row.volumes) {
         let sql = "INSERT INTO pending_volume (pending, position, volume, pool, vid, progress)
