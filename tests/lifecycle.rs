@@ -3,68 +3,9 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
+use mgmt_tests::scene::{create, files, left_over, pool, start, state, template, until};
 use mgmt_tests::{Answer, Daemon, Socket, Start};
-
-/// Everything that lies below a folder, by its path in it.
-fn files(dir: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-fn pool(daemon: &Daemon) -> PathBuf {
-    daemon.state().join("varlibqubes")
-}
-
-/// What only a running VM has: working copies, snapshots, unfinished steps.
-fn left_over(daemon: &Daemon) -> Vec<String> {
-    let working = |name: &String| {
-        name.contains("dirty") || name.contains('~') || name.contains("import") || name.contains("volatile")
-    };
-    files(&pool(daemon)).into_iter().filter(working).collect()
-}
-
-fn template(daemon: &Daemon) {
-    assert_eq!(daemon.call("mgmt.vm.CreateTemplate", "dom0", "base", b"a root image").ok(), "");
-}
-
-fn create(daemon: &Daemon, name: &str) {
-    let payload = format!("name={name} label=red");
-    assert_eq!(daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", payload.as_bytes()).ok(), "");
-}
-
-fn state(daemon: &Daemon, name: &str) -> String {
-    let line = daemon.call("mgmt.vm.List", name, "", b"").ok();
-    line.trim_end().rsplit_once("state=").unwrap().1.to_owned()
-}
-
-fn start(daemon: &Daemon, name: &str) {
-    assert_eq!(daemon.call("mgmt.vm.Start", name, "", b"").ok(), "");
-}
-
-/// Waits for what events cannot be awaited for, by asking; the answers themselves wait for nothing.
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if is() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    panic!("this did not happen: {what}");
-}
 
 fn in_background(socket: &Socket, method: &'static str, vm: &'static str) -> std::thread::JoinHandle<Answer> {
     let socket = socket.clone();

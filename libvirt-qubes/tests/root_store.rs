@@ -107,6 +107,7 @@ impl Rig {
             root_size: None,
             source: VmName::dom0(),
             operation: Making::Vm,
+            rested: Default::default(),
         };
         let plan = self.commit(move |state| create::begin(state, &new))?;
         self.commit(move |state| create::finish(state, &plan)).map(|vm| vm.uuid)

@@ -47,6 +47,7 @@ fn new_vm(name: &str) -> NewVm {
         root_size: None,
         source: VmName::dom0(),
         operation: Making::Vm,
+        rested: Default::default(),
     }
 }
 

@@ -40,6 +40,7 @@ pub fn event(event: &ModelEvent) -> Event {
         EventKind::DomainPreDelete { vm, .. } => named("domain-pre-delete").with("vm", vm.as_str()),
         EventKind::DomainDelete { vm, .. } => named("domain-delete").with("vm", vm.as_str()),
         EventKind::DomainCreateOnDisk => named("domain-create-on-disk"),
+        EventKind::DomainCloneFiles { src } => named("domain-clone-files").with("src", src.as_str()),
         EventKind::DomainRemoveFromDisk => named("domain-remove-from-disk"),
         EventKind::DomainTagAdd { tag } => named(&format!("domain-tag-add:{tag}")).with("tag", tag.as_str()),
         EventKind::DomainTagDelete { tag } => {
@@ -166,6 +167,10 @@ mod tests {
             (
                 work(EventKind::DomainTagAdd { tag: "created-by-dom0".parse().unwrap() }),
                 b"1\0work\0domain-tag-add:created-by-dom0\0tag\0created-by-dom0\0\0",
+            ),
+            (
+                work(EventKind::DomainCloneFiles { src: "mail".parse().unwrap() }),
+                b"1\0work\0domain-clone-files\0src\0mail\0\0",
             ),
             (
                 work(EventKind::PropertySet(change(Some(Shown::None), Some(net())))),

@@ -204,6 +204,10 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             "template for disposable (%s) needs to be an AppVM with template_for_dispvms=True",
             [template.to_string()],
         ),
+        Refusal::NoDisposableOf => plain(
+            Class::QubesException,
+            "Refusing to create disposable out of app qube which has template_for_dispvms=False",
+        ),
         Refusal::TemplateNotDisposable { .. } => plain(
             Class::QubesPropertyValueError,
             "template for disposable must have template_for_dispvms=True",

@@ -165,21 +165,32 @@ impl Daemon {
 
     /// Kills it (SIGKILL) and starts it again on the same state.
     #[must_use]
-    pub fn kill_and_restart(mut self) -> Self {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        let (dir, how) = (Arc::clone(&self.dir), self.how.clone());
-        drop(self);
-        Self::start_in(dir, how)
+    pub fn kill_and_restart(self) -> Self {
+        self.kill_and(|| {})
     }
 
     /// Kills it and starts it again in another way.
     #[must_use]
-    pub fn kill_and_restart_as(mut self, how: Start) -> Self {
-        self.child.kill().unwrap();
+    pub fn kill_and_restart_as(self, how: Start) -> Self {
+        self.kill_and_as(how, || {})
+    }
+
+    /// Kills it, does something while no daemon runs, and starts it again.
+    #[must_use]
+    pub fn kill_and(self, meanwhile: impl FnOnce()) -> Self {
+        let how = self.how.clone();
+        self.kill_and_as(how, meanwhile)
+    }
+
+    /// The same, and starts it in another way.
+    #[must_use]
+    pub fn kill_and_as(mut self, how: Start, meanwhile: impl FnOnce()) -> Self {
+        // It may have ended by itself.
+        drop(self.child.kill());
         self.child.wait().unwrap();
         let dir = Arc::clone(&self.dir);
         drop(self);
+        meanwhile();
         Self::start_in(dir, how)
     }
 

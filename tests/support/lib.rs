@@ -6,6 +6,7 @@
 mod binaries;
 mod client;
 mod daemon;
+pub mod scene;
 
 pub use binaries::binary;
 pub use client::{Answer, Events, Socket};

@@ -31,7 +31,7 @@ pub enum TemplateRule {
     None,
     /// A TemplateVM.
     Template,
-    /// A VM whose property `template_for_dispvms` is set.
+    /// An AppVM whose property `template_for_dispvms` is set.
     DisposableTemplate,
 }
 

@@ -5,18 +5,21 @@
 //! somebody else's and forgets nothing of ours.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::class::{VmClass, VolumeKind};
+use super::create::disposable::{self, NewDisposable};
 use super::create::{self, Making, NewVm, Plan, Pools};
-use super::diff::Diff;
+use super::diff::{Diff, Refused};
 use super::host::Host;
 use super::ids::PendingId;
 use super::operation::{Held, OperationKind, Registered};
 use super::pending::VolumeProgress;
 use super::refusal::{HostError, Refusal};
+use super::snapshot::Snapshot;
 use super::start::no_turn;
 use super::vm::Vm;
 use super::volume::VolumeConfig;
@@ -43,25 +46,42 @@ pub struct CreateRequest {
     pub source: VmName,
 }
 
-/// A VM that is being made, from its row in `pending` to its place in the model.
-struct Creation {
-    host: Arc<Host>,
-    plan: Plan,
-    volumes: Vec<Volume>,
-    registered: Registered,
-    _held: Held,
-}
-
 impl Host {
     /// Makes a VM with empty volumes and returns when it is there for everybody. It is halted.
     ///
     /// # Errors
     /// What is wrong with the request, or what failed; nothing is left then.
     pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<(), HostError> {
-        let new = new_vm(request, Making::Vm);
+        let new = self.new_vm(request, Making::Vm);
+        self.make(new.uuid, move |seen| create::begin(seen, &new)).await.map(drop)
+    }
+
+    /// Makes a disposable, named by its number, and returns when it is there for everybody. It is halted; when it has
+    /// run it is removed by itself.
+    ///
+    /// `base`: what it is based on; `None`: what the property `default_dispvm` of `source`, who asks, names.
+    ///
+    /// # Errors
+    /// There is no base, or that allows no disposables; or what failed; nothing is left then.
+    pub async fn create_disposable(
+        self: &Arc<Self>,
+        base: Option<VmName>,
+        source: VmName,
+    ) -> Result<Arc<Vm>, HostError> {
+        let new =
+            NewDisposable { uuid: Uuid::new_v4(), base, source, rested: self.rested.all(Instant::now()) };
+        self.make(new.uuid, move |seen| disposable::begin(seen, &new)).await
+    }
+
+    /// Makes what a plan says, with empty volumes.
+    async fn make(
+        self: &Arc<Self>,
+        uuid: Uuid,
+        plan: impl Fn(&Snapshot) -> Result<Diff<Plan>, Refused> + Send + 'static,
+    ) -> Result<Arc<Vm>, HostError> {
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            let creation = Creation::begin(&host, new).await?;
+            let creation = Creation::begin(&host, uuid, plan).await?;
             let made = match creation.record().await {
                 Ok(()) => creation.make_all().await,
                 Err(error) => Err(error),
@@ -71,113 +91,42 @@ impl Host {
         task.await.unwrap_or(Err(HostError::Bug))
     }
 
-    /// Begins to make a template from an image whose size is not known yet. Its name is reserved from now on; it
-    /// is there for everybody after [`TemplateUpload::finish`].
-    ///
-    /// # Errors
-    /// What is wrong with the request; nothing is left then.
-    pub async fn create_template(
-        self: &Arc<Self>,
-        name: VmName,
-        source: VmName,
-    ) -> Result<TemplateUpload, HostError> {
-        let request = CreateRequest {
+    pub(super) fn new_vm(&self, request: CreateRequest, operation: Making) -> NewVm {
+        let CreateRequest { name, class, label, template, pools, source } = request;
+        NewVm {
+            uuid: Uuid::new_v4(),
             name,
-            class: VmClass::TemplateVm,
-            label: "black".to_owned(),
-            template: None,
-            pools: Pools::Default,
+            class,
+            label,
+            template,
+            pools,
+            root_size: None,
             source,
-        };
-        let new = new_vm(request, Making::Template);
-        let host = Arc::clone(self);
-        // A task of its own: a caller that goes away while the row is written leaves no row.
-        let task = self.tasks.spawn(async move {
-            let creation = Creation::begin(&host, new).await?;
-            match creation.begin_upload().await {
-                Ok(import) => Ok(TemplateUpload { state: Some((creation, import)) }),
-                Err(error) => Err(creation.end(Err(error)).await.err().unwrap_or(HostError::Bug)),
-            }
-        });
-        task.await.unwrap_or(Err(HostError::Bug))
-    }
-}
-
-fn new_vm(request: CreateRequest, operation: Making) -> NewVm {
-    let CreateRequest { name, class, label, template, pools, source } = request;
-    NewVm { uuid: Uuid::new_v4(), name, class, label, template, pools, root_size: None, source, operation }
-}
-
-/// The image of a template on its way to the pool. Dropped before its end, it leaves nothing.
-pub struct TemplateUpload {
-    state: Option<(Creation, Import)>,
-}
-
-impl TemplateUpload {
-    /// Writes the next bytes of the image and gives the buffer back, empty. Memory stays flat; zeros become holes.
-    ///
-    /// # Errors
-    /// The pool cannot take them; the upload can only be dropped then.
-    pub async fn write(&mut self, data: Vec<u8>) -> Result<Vec<u8>, HostError> {
-        let (creation, import) = self.state.as_mut().ok_or(HostError::Bug)?;
-        creation.check()?;
-        Ok(import.write(data).await?)
-    }
-
-    /// All has come: makes the template, and returns when it is there for everybody.
-    ///
-    /// # Errors
-    /// What failed; nothing is left then.
-    pub async fn finish(mut self) -> Result<(), HostError> {
-        let (mut creation, import) = self.state.take().ok_or(HostError::Bug)?;
-        let tasks = creation.host.tasks.clone();
-        let task = tasks.spawn(async move {
-            let made = match import.finish().await {
-                Ok(size) => {
-                    creation.set_root_size(size);
-                    creation.make_all_but_root().await
-                }
-                Err(error) => Err(error.into()),
-            };
-            creation.end(made).await
-        });
-        task.await.unwrap_or(Err(HostError::Bug))
-    }
-
-    /// Gives up, and returns when nothing is left.
-    pub async fn abort(mut self) {
-        if let Some((creation, import)) = self.state.take() {
-            give_up(creation, import).await;
+            operation,
+            rested: self.rested.all(Instant::now()),
         }
     }
 }
 
-impl std::fmt::Debug for TemplateUpload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TemplateUpload").finish_non_exhaustive()
-    }
-}
-
-impl Drop for TemplateUpload {
-    fn drop(&mut self) {
-        if let Some((creation, import)) = self.state.take() {
-            let tasks = creation.host.tasks.clone();
-            tasks.spawn(give_up(creation, import));
-        }
-    }
-}
-
-async fn give_up(creation: Creation, import: Import) {
-    if let Err(error) = import.abort().await {
-        tracing::warn!(vm = %creation.plan.vm.name, error = error.report(), "an unfinished image stays for now");
-    }
-    creation.undo().await;
+/// A VM that is being made, from its row in `pending` to its place in the model.
+pub(super) struct Creation {
+    pub(super) host: Arc<Host>,
+    pub(super) plan: Plan,
+    /// Those that a driver keeps something of, in the order of the VM's.
+    pub(super) volumes: Vec<Volume>,
+    registered: Registered,
+    _held: Held,
 }
 
 impl Creation {
-    async fn begin(host: &Arc<Host>, new: NewVm) -> Result<Self, HostError> {
-        let registered = host.operations.register(new.uuid, OperationKind::Create);
-        let plan = host.committer.commit(move |seen| create::begin(seen, &new)).await?;
+    /// Commits the plan's row. `uuid` is the new VM's.
+    pub(super) async fn begin(
+        host: &Arc<Host>,
+        uuid: Uuid,
+        plan: impl Fn(&Snapshot) -> Result<Diff<Plan>, Refused> + Send + 'static,
+    ) -> Result<Self, HostError> {
+        let registered = host.operations.register(uuid, OperationKind::Create);
+        let plan = host.committer.commit(plan).await?;
         let seen = host.snapshot();
         let placed: Result<Vec<Volume>, Refusal> = plan
             .vm
@@ -202,11 +151,11 @@ impl Creation {
         }
     }
 
-    fn cancel(&self) -> &CancellationToken {
+    pub(super) fn cancel(&self) -> &CancellationToken {
         self.registered.cancel_token()
     }
 
-    fn check(&self) -> Result<(), HostError> {
+    pub(super) fn check(&self) -> Result<(), HostError> {
         if self.cancel().is_cancelled() {
             let words = "the daemon is shutting down";
             return Err(Error::new(Kind::Cancelled, Op::CreateVolume, &self.plan.vm.name)
@@ -217,7 +166,7 @@ impl Creation {
     }
 
     /// Takes the volumes' places: nothing lies there yet, and from now on what does is this operation's.
-    async fn record(&self) -> Result<(), HostError> {
+    pub(super) async fn record(&self) -> Result<(), HostError> {
         for volume in &self.volumes {
             self.host.storage.vacant(volume).await?;
         }
@@ -233,7 +182,7 @@ impl Creation {
             .await
     }
 
-    async fn begin_upload(&self) -> Result<Import, HostError> {
+    pub(super) async fn begin_upload(&self) -> Result<Import, HostError> {
         self.record().await?;
         let root = self.volumes.iter().find(|volume| volume.id.volume.as_str() == "root");
         let root = root.ok_or(HostError::Bug)?;
@@ -248,7 +197,7 @@ impl Creation {
         Ok(())
     }
 
-    async fn make_all_but_root(&self) -> Result<(), HostError> {
+    pub(super) async fn make_all_but_root(&self) -> Result<(), HostError> {
         for volume in self.volumes.iter().filter(|volume| volume.id.volume.as_str() != "root") {
             self.check()?;
             self.host.storage.create(volume).await?;
@@ -257,7 +206,7 @@ impl Creation {
     }
 
     /// The root volume is as large as its image.
-    fn set_root_size(&mut self, size: ByteSize) {
+    pub(super) fn set_root_size(&mut self, size: ByteSize) {
         let vm = Vm {
             volumes: self
                 .plan
@@ -275,22 +224,21 @@ impl Creation {
     }
 
     /// Puts the VM into the model, or takes back what was made.
-    async fn end(self, made: Result<(), HostError>) -> Result<(), HostError> {
+    pub(super) async fn end(self, made: Result<(), HostError>) -> Result<Arc<Vm>, HostError> {
         let ended = match made {
             Ok(()) => {
                 let plan = self.plan.clone();
-                self.host.committer.commit(move |seen| create::finish(seen, &plan)).await.map(drop)
+                self.host.committer.commit(move |seen| create::finish(seen, &plan)).await
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = ended {
+        if ended.is_err() {
             self.undo().await;
-            return Err(error);
         }
-        Ok(())
+        ended
     }
 
-    async fn undo(self) {
+    pub(super) async fn undo(self) {
         let name = self.plan.vm.name.clone();
         let row = self.host.snapshot().model.pending_row(self.plan.pending).cloned();
         let made = |volume: &Volume| {

@@ -100,6 +100,11 @@ pub enum EventKind {
     },
     /// A VM's volumes were made.
     DomainCreateOnDisk,
+    /// A VM's volumes were made as copies of another's.
+    DomainCloneFiles {
+        /// The other VM.
+        src: VmName,
+    },
     /// A VM's volumes were removed.
     DomainRemoveFromDisk,
     /// A tag was added.

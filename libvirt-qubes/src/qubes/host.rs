@@ -13,6 +13,7 @@ use super::commit::{Committer, CommitterThread};
 use super::look::Figures;
 use super::operation::{OperationKind, Operations};
 use super::recovery;
+use super::rested::Rested;
 use super::sequencer::{EventLimits, Sequencer};
 use super::snapshot::{HostView, Snapshot, VolumeNaming};
 use super::start::Starts;
@@ -55,6 +56,7 @@ pub struct Host {
     pub(super) claims: DiskClaims,
     pub(super) attached: Attached,
     pub(super) figures: Figures,
+    pub(super) rested: Rested,
     pub(super) config: HostConfig,
     /// Every operation that is under way.
     pub(super) tasks: TaskTracker,
@@ -113,6 +115,7 @@ impl Host {
             claims: DiskClaims::new(),
             attached: Attached::default(),
             figures: Figures::default(),
+            rested: Rested::default(),
             config,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

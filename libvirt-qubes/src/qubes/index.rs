@@ -12,7 +12,7 @@ use super::global::Global;
 use super::ids::{Dispid, LabelIndex, PendingId, Qid};
 use super::model::SetAside;
 use super::numbers::{Held, Numbers};
-use super::pending::Pending;
+use super::pending::{Pending, PendingKind};
 use super::pool::Pool;
 use super::property::Property;
 use super::value::Value;
@@ -55,6 +55,7 @@ pub(super) struct Indexes {
     /// The VMs whose property is whatever the system's default is.
     following: imbl::HashMap<Property, imbl::OrdSet<Uuid>>,
     starts: imbl::HashMap<Uuid, PendingId>,
+    runs: imbl::HashMap<Uuid, PendingId>,
     last_pending: u64,
     /// The numbers of VMs, of those that are being made or removed, and of bad rows.
     qids: Numbers<1, { Qid::LAST.get() }>,
@@ -106,6 +107,11 @@ fn follows(vm: &Vm) -> impl Iterator<Item = Property> + '_ {
             && !(vm.class == VmClass::TemplateVm && *property == Property::Netvm)
             && !vm.properties.contains_key(property)
     })
+}
+
+/// A number of a bad row, if anybody else could have it.
+fn number(stored: Option<i64>) -> Option<u16> {
+    stored.and_then(|number| u16::try_from(number).ok())
 }
 
 impl Indexes {
@@ -180,9 +186,10 @@ impl Indexes {
         }
     }
 
-    /// Bad rows stay for as long as the model does.
     pub(super) fn note_set_aside(&mut self, row: &SetAside) {
-        let number = |number: Option<i64>| number.and_then(|number| u16::try_from(number).ok());
+        for (pool, vid) in &row.volumes {
+            self.occupy(pool, vid, Occupant::SetAside(row.name.clone()));
+        }
         if let Some(qid) = number(row.qid) {
             self.qids.hold(qid);
         }
@@ -195,8 +202,23 @@ impl Indexes {
         if row.is_of_vm() {
             self.names.add(row.name.clone());
         }
+    }
+
+    pub(super) fn forget_set_aside(&mut self, row: &SetAside) {
         for (pool, vid) in &row.volumes {
-            self.occupy(pool, vid, Occupant::SetAside(row.name.clone()));
+            self.leave(pool, vid, &Occupant::SetAside(row.name.clone()));
+        }
+        if let Some(qid) = number(row.qid) {
+            self.qids.release(qid);
+        }
+        if let Some(dispid) = number(row.dispid) {
+            self.dispids.release(dispid);
+        }
+        if let Some(uuid) = row.uuid {
+            self.uuids.drop(&uuid);
+        }
+        if row.is_of_vm() {
+            self.names.drop(row.name.as_str());
         }
     }
 
@@ -225,6 +247,9 @@ impl Indexes {
         if row.kind.is_start() {
             self.starts.insert(row.vm.uuid, row.id);
         }
+        if row.kind == PendingKind::Run {
+            self.runs.insert(row.vm.uuid, row.id);
+        }
         if row.kind.reserves() {
             self.qids.hold(row.vm.qid.get());
             self.names.add(row.vm.name.to_string());
@@ -241,6 +266,9 @@ impl Indexes {
     pub(super) fn forget_pending(&mut self, row: &Pending) {
         if self.starts.get(&row.vm.uuid) == Some(&row.id) {
             self.starts.remove(&row.vm.uuid);
+        }
+        if self.runs.get(&row.vm.uuid) == Some(&row.id) {
+            self.runs.remove(&row.vm.uuid);
         }
         if row.kind.reserves() {
             self.qids.release(row.vm.qid.get());
@@ -285,6 +313,10 @@ impl Indexes {
 
     pub(super) fn start_of(&self, vm: Uuid) -> Option<PendingId> {
         self.starts.get(&vm).copied()
+    }
+
+    pub(super) fn run_of(&self, vm: Uuid) -> Option<PendingId> {
+        self.runs.get(&vm).copied()
     }
 
     pub(super) fn referrers(&self, vm: Uuid) -> impl Iterator<Item = Referrer> {

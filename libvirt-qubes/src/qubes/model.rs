@@ -204,6 +204,11 @@ impl Model {
         self.indexes.start_of(vm).and_then(|id| self.pending.get(&id))
     }
 
+    /// The row of a disposable that runs, or whose end is not dealt with.
+    pub fn pending_run_of(&self, vm: Uuid) -> Option<&Arc<Pending>> {
+        self.indexes.run_of(vm).and_then(|id| self.pending.get(&id))
+    }
+
     /// Whether a Start of the VM is under way.
     pub fn start_pending(&self, vm: Uuid) -> bool {
         self.indexes.start_of(vm).is_some()
@@ -409,6 +414,9 @@ impl Model {
 
     /// Takes out what was set aside of a table under that name: it was replaced.
     pub(super) fn forget_set_aside(&mut self, table: &str, name: &str) {
+        for row in self.set_aside.iter().filter(|row| row.table == table && row.name == name) {
+            self.indexes.forget_set_aside(row);
+        }
         self.set_aside.retain(|row| row.table != table || row.name != name);
     }
 

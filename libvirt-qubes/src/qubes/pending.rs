@@ -32,10 +32,15 @@ pub enum PendingKind {
     Create,
     /// A template is being made from an image. As Create.
     CreateTemplate,
+    /// A VM is being made as a copy of another. As Create.
+    Clone,
     /// A VM was removed from the model; its volumes are going. Start-up completes it.
     Remove,
     /// A VM is being started. The VM is in the model.
     Start(StartPhase),
+    /// A disposable runs, from the end of its Start until what follows from its own end is done. Start-up does that
+    /// where it finds no domain of it.
+    Run,
 }
 
 /// How far a Start has come, as far as the store must know.
@@ -94,8 +99,8 @@ impl PendingKind {
     /// Whether the row holds name, qid and uuid of a VM that is not in the model.
     pub const fn reserves(self) -> bool {
         match self {
-            Self::Create | Self::CreateTemplate | Self::Remove => true,
-            Self::Start(_) => false,
+            Self::Create | Self::CreateTemplate | Self::Clone | Self::Remove => true,
+            Self::Start(_) | Self::Run => false,
         }
     }
 
@@ -103,9 +108,11 @@ impl PendingKind {
         match self {
             Self::Create => ("create", None),
             Self::CreateTemplate => ("create-template", None),
+            Self::Clone => ("clone", None),
             Self::Remove => ("remove", None),
             Self::Start(StartPhase::Building) => ("start", Some("building")),
             Self::Start(StartPhase::Unpausing) => ("start", Some("unpausing")),
+            Self::Run => ("run", None),
         }
     }
 
@@ -113,9 +120,11 @@ impl PendingKind {
         [
             Self::Create,
             Self::CreateTemplate,
+            Self::Clone,
             Self::Remove,
             Self::Start(StartPhase::Building),
             Self::Start(StartPhase::Unpausing),
+            Self::Run,
         ]
         .into_iter()
         .find(|known| known.words() == (kind, phase))

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use super::class::VmClass;
 use super::diff::Diff;
 use super::host::Host;
 use super::operation::OperationKind;
 use super::pending::{Pending, PendingKind, StartPhase, VolumeProgress};
 use super::refusal::HostError;
 use super::snapshot::{Run, RunState, Snapshot};
+use super::start::note_run;
 use super::vm::Vm;
 use super::volumes;
 use super::write::Write;
@@ -40,6 +42,7 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
     for domain in &domains {
         if let Some(vm) = seen.model.vm(domain.uuid) {
             adopt(host, vm, domain).await;
+            note_run_of_adopted(host, vm).await;
         }
     }
     for row in pending {
@@ -57,9 +60,12 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
             let Ok(registered) = host.operations.register(vm.uuid, OperationKind::Volume) else { continue };
             let tasks = host.tasks.clone();
             tasks.spawn(async move {
-                let Ok(_held) = registered.lock().await else { return };
+                let Ok(held) = registered.lock().await else { return };
                 let Ok(_one) = few.acquire().await else { return };
                 rest(&host, &vm).await;
+                if host.snapshot().model.pending_run_of(vm.uuid).is_some() {
+                    host.after_run(vm.uuid, &held).await;
+                }
             });
         }
     }
@@ -83,6 +89,17 @@ async fn interrupted_start(host: &Arc<Host>, row: &Arc<Pending>, phase: StartPha
             tracing::info!(vm = %row.vm.name, ?phase, "an interrupted start was settled");
             finish(host, row).await;
         }
+    }
+}
+
+/// The store knows of each disposable that runs; of one that an older release started, it does not yet.
+async fn note_run_of_adopted(host: &Arc<Host>, vm: &Arc<Vm>) {
+    let uuid = vm.uuid;
+    if vm.class != VmClass::DispVm || host.snapshot().model.pending_run_of(uuid).is_some() {
+        return;
+    }
+    if let Err(error) = host.committer.commit(move |seen| Ok(note_run(Diff::new(()), seen, uuid))).await {
+        tracing::error!(vm = %vm.name, ?error, "its end will not be noticed while no daemon runs");
     }
 }
 
@@ -141,10 +158,16 @@ async fn interrupted_volumes(host: &Arc<Host>, row: &Arc<Pending>) {
     finish(host, row).await;
 }
 
+/// Ends a row. A disposable that was being started, or ran, goes when nothing of it runs: that is noted.
 async fn finish(host: &Arc<Host>, row: &Arc<Pending>) {
-    let id = row.id;
-    let finished: Result<(), HostError> =
-        host.committer.commit(move |_| Ok(Diff::new(()).write(Write::FinishPending(id)).frees_space())).await;
+    let (id, vm, start) = (row.id, row.vm.uuid, matches!(row.kind, PendingKind::Start(_)));
+    let finished: Result<(), HostError> = host
+        .committer
+        .commit(move |seen| {
+            let diff = Diff::new(()).write(Write::FinishPending(id)).frees_space();
+            Ok(if start { note_run(diff, seen, vm) } else { diff })
+        })
+        .await;
     if let Err(error) = finished {
         tracing::error!(vm = %row.vm.name, ?error, "the row of an interrupted operation stays");
     }

@@ -102,6 +102,8 @@ pub enum Refusal {
         /// The base.
         template: VmName,
     },
+    /// A disposable was asked of a VM that is no base for one, or there is no default.
+    NoDisposableOf,
     /// The new template of a disposable does not allow it (`template_for_dispvms`).
     TemplateNotDisposable {
         /// The template.

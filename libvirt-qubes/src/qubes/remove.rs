@@ -54,13 +54,12 @@ pub fn begin(snapshot: &Snapshot, vm: Uuid) -> Result<Diff<Arc<Pending>>, Refuse
         vm: Reserved::of(vm),
         volumes: pending_volumes(vm, VolumeProgress::Made),
     });
+    // Of a disposable, what follows from its end is done with this.
+    let ended = model.pending_run_of(vm.uuid).map(|run| Write::FinishPending(run.id));
     let deleted = ModelEvent::system(EventKind::DomainDelete { vm: vm.name.clone(), uuid: vm.uuid });
-    Ok(Diff::new(row.clone())
-        .pre_event(announced)
-        .write(Write::BeginPending(row))
-        .write(Write::RemoveVm(vm.uuid))
-        .event(deleted)
-        .frees_space())
+    let mut diff = Diff::new(row.clone()).pre_event(announced).write(Write::BeginPending(row));
+    diff.writes.extend(ended);
+    Ok(diff.write(Write::RemoveVm(vm.uuid)).event(deleted).frees_space())
 }
 
 /// Ends a removal when the last volume is gone: name, number and identity are free again.

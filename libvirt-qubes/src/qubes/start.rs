@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::class::VmClass;
 use super::diff::Diff;
 use super::event::{EventKind, ModelEvent};
 use super::host::Host;
@@ -21,7 +22,7 @@ use super::lifecycle::{StartPlan, Step, plan_start};
 use super::operation::{Held, NoTurn, OperationKind, Registered};
 use super::pending::{Pending, PendingKind, Reserved, StartPhase};
 use super::refusal::{HostError, Refusal, Verb};
-use super::snapshot::{Run, RunState};
+use super::snapshot::{Run, RunState, Snapshot};
 use super::vm::Vm;
 use super::write::Write;
 use crate::config::{Boot, DiskSpec, DomainSpec};
@@ -92,6 +93,9 @@ impl Host {
             }
             host.starts.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm.uuid);
             drop(registered);
+            if ended.as_ref().is_err_and(|error| !matches!(error, HostError::Limit { .. })) {
+                host.after_failed_start(&vm).await;
+            }
             tell.send_replace(Some(ended));
         });
         Ok(outcome)
@@ -194,9 +198,13 @@ impl Host {
         });
         let ended = execute(steps, Arc::clone(&context), cancel.clone()).await;
         let domid = context.domid();
+        let runs = ended.is_ok();
         let finished = self
             .committer
-            .commit(move |_| Ok(Diff::new(()).write(Write::FinishPending(pending)).frees_space()))
+            .commit(move |seen| {
+                let diff = Diff::new(()).write(Write::FinishPending(pending)).frees_space();
+                Ok(if runs { note_run(diff, seen, uuid) } else { diff })
+            })
             .await;
         match ended {
             Ok(_) => {
@@ -228,6 +236,22 @@ impl Host {
             }
             (vec![ModelEvent::of(vm, EventKind::DomainStart)], ())
         });
+    }
+}
+
+/// Of a disposable that runs the store knows it, until what follows from its end is done.
+pub(super) fn note_run(diff: Diff<()>, seen: &Snapshot, vm: Uuid) -> Diff<()> {
+    let model = &seen.model;
+    match model.vm(vm) {
+        Some(vm) if vm.class == VmClass::DispVm && model.pending_run_of(vm.uuid).is_none() => {
+            diff.write(Write::BeginPending(Arc::new(Pending {
+                id: model.next_pending_id(),
+                kind: PendingKind::Run,
+                vm: Reserved::of(vm),
+                volumes: Vec::new(),
+            })))
+        }
+        Some(_) | None => diff,
     }
 }
 

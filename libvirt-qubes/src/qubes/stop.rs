@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+use super::class::VmClass;
 use super::event::{EventKind, Force, ModelEvent};
 use super::host::Host;
-use super::operation::Held;
+use super::operation::{Held, OperationKind};
 use super::property::Property;
 use super::refusal::{HostError, Refusal, Verb};
 use super::snapshot::{Run, RunState, Snapshot};
@@ -101,13 +102,18 @@ impl Host {
             self.sequencer
                 .subscribe(move |event| event.vm() == Some(uuid) && event.kind == EventKind::DomainShutdown)
         };
-        if now.run(vm.uuid).is_none_or(|now| now.domid != run.domid) {
-            return Ok(());
+        if now.run(vm.uuid).is_some_and(|now| now.domid == run.domid)
+            && tokio::time::timeout(Duration::from_secs(limit), events.next()).await.is_err()
+        {
+            return Err(Refusal::ShutdownTimeout { vm: vm.name.clone() }.into());
         }
-        match tokio::time::timeout(Duration::from_secs(limit), events.next()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Refusal::ShutdownTimeout { vm: vm.name.clone() }.into()),
+        // What follows from the end of a disposable is done by whoever has its lock now.
+        if vm.class == VmClass::DispVm
+            && let Ok(turn) = self.operations.register(vm.uuid, OperationKind::Stop)
+        {
+            drop(turn.lock().await);
         }
+        Ok(())
     }
 
     /// Ends a VM in whatever state it is, also while it is being started, and returns when it is halted. It
@@ -161,7 +167,7 @@ impl Host {
         uuid: Uuid,
         domid: DomId,
         how: RunState,
-        _held: &Held,
+        held: &Held,
     ) -> Result<(), HostError> {
         let seen = self.snapshot();
         if seen.run(uuid).is_none_or(|run| run.domid != Some(domid)) {
@@ -190,6 +196,7 @@ impl Host {
         events.extend(self.computed_resets(vm));
         events.push(ModelEvent::of(vm, EventKind::DomainShutdown));
         self.sequencer.publish_run(uuid, None, events);
+        self.after_run(uuid, held).await;
         Ok(())
     }
 

@@ -132,6 +132,7 @@ pub(super) fn new_vm(name: &str, class: VmClass, template: Option<&str>) -> NewV
         root_size: None,
         source: VmName::dom0(),
         operation: Making::Vm,
+        rested: imbl::OrdSet::new(),
     }
 }
 

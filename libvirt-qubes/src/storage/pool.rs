@@ -215,7 +215,15 @@ impl Storage {
     /// # Errors
     /// Those of an export and of an import.
     pub async fn copy(&self, source: &Volume, target: &Volume, job: Job) -> Result<()> {
-        let export = self.export(source).await?;
+        self.fill(self.export(source).await?, target, job).await
+    }
+
+    /// Replaces `target`'s state by a copy of what was opened; makes `target` if it is not there. See
+    /// [`Driver::import_from`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fill(&self, export: Export, target: &Volume, job: Job) -> Result<()> {
         let driver = self.driver(&target.pool)?;
         let lock = self.inner.locks.one(&target.key()).await;
         let v = target.clone();

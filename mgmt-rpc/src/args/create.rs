@@ -68,18 +68,15 @@ impl Parse for CreateInPool {
     }
 }
 
-fn protocol(message: impl Into<String>) -> Exception {
+pub(super) fn protocol(message: impl Into<String>) -> Exception {
     Exception::plain(Class::ProtocolError, message)
 }
 
 fn parse(bytes: &[u8], pool_keys: PoolKeys) -> Result<NewVm, Exception> {
-    let text = ascii(bytes).ok_or_else(|| protocol("Parameters contains non-ASCII characters"))?;
     let (mut name, mut label, mut pool) = (None, None, None);
     let mut pools: Vec<VolumePool> = Vec::new();
-    for token in text.split(' ') {
-        let (key, value) = token
-            .split_once('=')
-            .ok_or_else(|| protocol("Parameters must be KEY=VALUE, separated by one space"))?;
+    for parameter in parameters(bytes)? {
+        let (key, value) = parameter?;
         let volume = key.strip_prefix("pool:");
         if pool_keys == PoolKeys::Refused && (key == "pool" || volume.is_some()) {
             return Err(protocol("Pool option specified but 'allow_pool' is False"));
@@ -112,14 +109,25 @@ fn parse(bytes: &[u8], pool_keys: PoolKeys) -> Result<NewVm, Exception> {
     Ok(NewVm { name, label, pools })
 }
 
-fn once<T>(place: &mut Option<T>, value: T, repeated: &str) -> Result<(), Exception> {
+/// The keys and values, each or what is wrong with it.
+pub(super) fn parameters(
+    bytes: &[u8],
+) -> Result<impl Iterator<Item = Result<(&str, &str), Exception>>, Exception> {
+    let text = ascii(bytes).ok_or_else(|| protocol("Parameters contains non-ASCII characters"))?;
+    Ok(text.split(' ').map(|token| {
+        let form = || protocol("Parameters must be KEY=VALUE, separated by one space");
+        token.split_once('=').ok_or_else(form)
+    }))
+}
+
+pub(super) fn once<T>(place: &mut Option<T>, value: T, repeated: &str) -> Result<(), Exception> {
     match place.replace(value) {
         None => Ok(()),
         Some(_) => Err(protocol(repeated)),
     }
 }
 
-fn vm_name(text: &str) -> Result<VmName, Exception> {
+pub(super) fn vm_name(text: &str) -> Result<VmName, Exception> {
     text.parse()
         .map_err(|bad: libvirt_qubes::ids::BadId| Exception::plain(Class::QubesValueError, bad.reason()))
 }

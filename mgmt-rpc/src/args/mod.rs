@@ -3,12 +3,16 @@
 //! Nothing here looks at what exists; names of VMs, labels and pools stay texts until a handler looks them
 //! up, so that "malformed" and "does not exist" can be one answer where they must be.
 
+pub mod clone;
 pub mod create;
 pub mod device;
+pub mod disposable;
 pub mod property;
 pub mod shutdown;
 
+pub use clone::NewClone;
 pub use create::{Create, CreateInPool, NewVm, Pools, VolumePool};
 pub use device::{BadDevice, Device, Port};
+pub use disposable::{DisposableAnswer, Preload};
 pub use property::PropertyText;
 pub use shutdown::ShutdownOptions;

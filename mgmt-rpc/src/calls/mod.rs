@@ -3,6 +3,7 @@
 
 mod app;
 mod block;
+mod create;
 mod event;
 mod label;
 mod pool;
@@ -22,8 +23,17 @@ use crate::table::{Row, Table, distinct};
 use crate::wire::VmRef;
 
 /// All rows.
-const FAMILIES: &[&[Row<Host>]] =
-    &[vm::ROWS, power::ROWS, label::ROWS, property::ROWS, pool::ROWS, block::ROWS, event::ROWS, app::ROWS];
+const FAMILIES: &[&[Row<Host>]] = &[
+    vm::ROWS,
+    create::ROWS,
+    power::ROWS,
+    label::ROWS,
+    property::ROWS,
+    pool::ROWS,
+    block::ROWS,
+    event::ROWS,
+    app::ROWS,
+];
 
 const _: () = assert!(distinct(FAMILIES), "a call is in the table twice");
 

@@ -52,7 +52,10 @@ pub(in super::super) fn fits(class: VmClass, template: &Vm) -> Result<(), Refusa
             class: template.class,
             expected: VmClass::TemplateVm,
         }),
-        VmClass::DispVm if template.flag(Property::TemplateForDispvms) != Some(true) => {
+        VmClass::DispVm
+            if template.class != VmClass::AppVm
+                || template.flag(Property::TemplateForDispvms) != Some(true) =>
+        {
             Err(Refusal::TemplateNotDisposable { template: template.name.clone() })
         }
         VmClass::AdminVm

@@ -206,17 +206,21 @@ impl Rows {
                     pool: optional(r, 3)?,
                 })
             })?,
-            pending: all(db, "SELECT id, kind, phase, uuid, qid, name, dispid FROM pending ORDER BY id", |r| {
-                Ok(PendingRow {
-                    id: r.get(0)?,
-                    kind: text(r, 1)?,
-                    phase: optional(r, 2)?,
-                    uuid: text(r, 3)?,
-                    qid: r.get(4)?,
-                    name: text(r, 5)?,
-                    dispid: r.get(6)?,
-                })
-            })?,
+            pending: all(
+                db,
+                "SELECT id, kind, phase, uuid, qid, name, dispid FROM pending ORDER BY id",
+                |r| {
+                    Ok(PendingRow {
+                        id: r.get(0)?,
+                        kind: text(r, 1)?,
+                        phase: optional(r, 2)?,
+                        uuid: text(r, 3)?,
+                        qid: r.get(4)?,
+                        name: text(r, 5)?,
+                        dispid: r.get(6)?,
+                    })
+                },
+            )?,
             pending_volumes: all(
                 db,
                 "SELECT pending, volume, pool, vid, progress FROM pending_volume ORDER BY pending, position",

@@ -5,8 +5,8 @@ use uuid::Uuid;
 use super::super::assignment::{AssignedDevice, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::global::Global;
-use super::super::notes::{Notes, NotesText};
 use super::super::ids::Dispid;
+use super::super::notes::{Notes, NotesText};
 use super::super::pending::{PendingKind, StartPhase, VolumeProgress};
 use super::super::testing::{self, Rig, new_vm};
 use super::super::value::{Shown, Value};
@@ -149,8 +149,12 @@ fn a_state_of_version_1_is_read_whole() {
 
 /// A state as a version left it: the schemas up to it, each with what it added to the content.
 fn of_version(version: usize) -> tempfile::TempDir {
-    let content =
-        [include_str!("v1_content.sql"), include_str!("v2_content.sql"), include_str!("v3_content.sql"), include_str!("v4_content.sql")];
+    let content = [
+        include_str!("v1_content.sql"),
+        include_str!("v2_content.sql"),
+        include_str!("v3_content.sql"),
+        include_str!("v4_content.sql"),
+    ];
     assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
     let dir = tempfile::tempdir().unwrap();
     for (schema, content) in schema::MIGRATIONS.iter().zip(content).take(version) {
@@ -362,7 +366,7 @@ fn bad_labels_pools_globals_and_operations_are_set_aside() {
         ("UPDATE pool SET position = -1 WHERE name = 'linux-kernel'", "pool"),
         ("UPDATE global SET value = NULL WHERE name = 'default_kernel'", "global"),
         ("INSERT INTO global (name, value) VALUES ('default_weather', 'sun')", "global"),
-        ("INSERT INTO pending VALUES (7, 'dance', NULL, 'x', 5, 'ghost')", "pending"),
+        ("INSERT INTO pending VALUES (7, 'dance', NULL, 'x', 5, 'ghost', NULL)", "pending"),
     ] {
         let dir = filled();
         edit(dir.path(), sql);

@@ -232,6 +232,7 @@ mod tests {
             vm: Reserved::of(&work),
             volumes: Vec::new(),
         };
+        let run = Pending { id: PendingId::new(7), kind: PendingKind::Run, ..start.clone() };
         let planned = |volume: &str| PendingVolume {
             volume: name(volume),
             pool: "fast".parse().unwrap(),
@@ -342,6 +343,8 @@ mod tests {
             Write::RecordVolume(PendingId::new(6), name("private"), VolumeProgress::Made),
             Write::ForgetVolume(PendingId::new(6), name("root")),
             Write::FinishPending(PendingId::new(6)),
+            Write::BeginPending(Arc::new(run)),
+            Write::FinishPending(PendingId::new(7)),
             Write::RemovePool("fast".parse().unwrap()),
             Write::RemoveVm(a),
             Write::RemoveVm(d),

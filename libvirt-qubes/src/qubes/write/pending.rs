@@ -15,6 +15,8 @@ pub(super) fn begin(model: &mut Model, row: &Arc<Pending>) -> Result<(), Inconsi
     unless(model.pending_row(row.id).is_some(), || format!("pending row {} exists", row.id))?;
     let second = row.kind.is_start() && model.start_pending(row.vm.uuid);
     unless(second, || format!("{} is being started", row.vm.name))?;
+    let second = row.kind == PendingKind::Run && model.pending_run_of(row.vm.uuid).is_some();
+    unless(second, || format!("{} is noted as running", row.vm.name))?;
     model.put_pending(row.clone());
     Ok(())
 }

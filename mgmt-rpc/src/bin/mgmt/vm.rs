@@ -24,6 +24,19 @@ pub(crate) enum Verb {
         /// The image; standard input where it is not given
         image: Option<PathBuf>,
     },
+    /// Create a disposable, and print its name
+    CreateDisposable {
+        /// What it is based on; the caller's default where it is not given
+        #[arg(default_value = "dom0", hide_default_value = true, value_name = "VM")]
+        base: String,
+    },
+    /// Make a copy of a VM, its volumes included
+    Clone {
+        /// The VM to copy
+        vm: String,
+        /// The new VM's name
+        name: String,
+    },
     /// Start VMs, one after the other
     Start(Vms),
     /// Ask VMs to shut down
@@ -68,6 +81,13 @@ pub(crate) async fn run(shell: &Shell, verb: Verb) -> Result<(), Exit> {
         Verb::List { vm } => list(shell, &vm).await,
         Verb::Create(create) => create.run(shell).await,
         Verb::CreateTemplate { name, image } => create_template(shell, &name, image.as_deref()).await,
+        Verb::CreateDisposable { base } => {
+            let name = shell.ask(Call::new("mgmt.vm.CreateDisposable", &base), b"").await?;
+            shell.lines(&name)
+        }
+        Verb::Clone { vm, name } => {
+            shell.tell(Call::new("mgmt.vm.Clone", &vm), format!("name={name}").as_bytes()).await
+        }
         Verb::Start(vms) => each(shell, "mgmt.vm.Start", &vms).await,
         Verb::Shutdown(vms) => each(shell, "mgmt.vm.Shutdown", &vms).await,
         Verb::Pause(vms) => each(shell, "mgmt.vm.Pause", &vms).await,
