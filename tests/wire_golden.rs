@@ -190,6 +190,16 @@ fn calls_on_properties() {
 }
 
 #[test]
+fn calls_on_firewall_rules() {
+    play("firewall");
+}
+
+#[test]
+fn calls_on_notes() {
+    play("notes");
+}
+
+#[test]
 fn calls_on_pools() {
     play("pool");
 }

@@ -7,6 +7,8 @@ pub mod clone;
 pub mod create;
 pub mod device;
 pub mod disposable;
+pub mod firewall;
+mod notes;
 pub mod property;
 pub mod shutdown;
 
@@ -14,5 +16,6 @@ pub use clone::NewClone;
 pub use create::{Create, CreateInPool, NewVm, Pools, VolumePool};
 pub use device::{BadDevice, Device, Port};
 pub use disposable::{DisposableAnswer, Preload};
+pub use firewall::{RuleLine, RuleLines};
 pub use property::PropertyText;
 pub use shutdown::ShutdownOptions;

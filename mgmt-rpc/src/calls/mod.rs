@@ -5,7 +5,9 @@ mod app;
 mod block;
 mod create;
 mod event;
+mod firewall;
 mod label;
+mod notes;
 mod pool;
 mod power;
 mod property;
@@ -29,6 +31,8 @@ const FAMILIES: &[&[Row<Host>]] = &[
     power::ROWS,
     label::ROWS,
     property::ROWS,
+    firewall::ROWS,
+    notes::ROWS,
     pool::ROWS,
     block::ROWS,
     event::ROWS,
@@ -56,14 +60,23 @@ impl Directory for Host {
 trait OrFail<T> {
     /// The exception for it, without names that the caller may not see.
     fn or_fail(self, cx: &Cx<Host>) -> Result<T, Failure>;
+    /// The same, where a client knows words of its own, with one `%s`, for what the store could not take.
+    fn or_unsaved(self, cx: &Cx<Host>, format: &'static str) -> Result<T, Failure>;
 }
 
 impl<T, E: Into<HostError>> OrFail<T> for Result<T, E> {
     fn or_fail(self, cx: &Cx<Host>) -> Result<T, Failure> {
-        let causes = if cx.source.is_dom0() { Causes::Told } else { Causes::Hidden };
-        let reader = Reader { causes, sees: &|vm| cx.sees(vm) };
-        self.map_err(|error| refused::failure(error.into(), reader))
+        self.map_err(|error| refused::failure(error.into(), reader(cx, &|vm| cx.sees(vm))))
     }
+
+    fn or_unsaved(self, cx: &Cx<Host>, format: &'static str) -> Result<T, Failure> {
+        self.map_err(|error| refused::unsaved(error.into(), format, reader(cx, &|vm| cx.sees(vm))))
+    }
+}
+
+fn reader<'a>(cx: &Cx<Host>, sees: &'a dyn Fn(&VmName) -> bool) -> Reader<'a> {
+    let causes = if cx.source.is_dom0() { Causes::Told } else { Causes::Hidden };
+    Reader { causes, sees }
 }
 
 /// The host of a call, to call what runs on as a task of its own.

@@ -7,7 +7,9 @@
 mod call;
 mod device;
 mod events;
+mod firewall;
 mod info;
+mod notes;
 mod output;
 mod pool;
 mod property;

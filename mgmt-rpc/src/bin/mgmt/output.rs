@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
@@ -97,6 +98,14 @@ impl Shell {
             Answer::Exception(exception) => Err(Exit::Exception(exception)),
             Answer::Nothing => Err(Exit::Silence),
         }
+    }
+
+    /// The same for the content of a file, or standard input where none is given.
+    pub(crate) async fn send_file(&self, call: Call<'_>, file: Option<&Path>) -> Result<String, Exit> {
+        let Some(path) = file else { return self.send(call, tokio::io::stdin()).await };
+        let file = tokio::fs::File::open(path).await;
+        let file = file.map_err(|error| Exit::Usage(format!("{}: {error}", path.display())))?;
+        self.send(call, file).await
     }
 
     /// Makes a call that answers nothing.

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use mgmt_rpc::client::Call;
 
 use crate::output::{Exit, Shell};
+use crate::{firewall, notes};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -49,6 +50,12 @@ pub(crate) enum Verb {
     Kill(Vms),
     /// Remove VMs with their volumes
     Remove(Vms),
+    /// Firewall rules of a VM
+    #[command(subcommand)]
+    Firewall(firewall::Verb),
+    /// Notes on a VM
+    #[command(subcommand)]
+    Notes(notes::Verb),
 }
 
 #[derive(Args)]
@@ -94,6 +101,8 @@ pub(crate) async fn run(shell: &Shell, verb: Verb) -> Result<(), Exit> {
         Verb::Unpause(vms) => each(shell, "mgmt.vm.Unpause", &vms).await,
         Verb::Kill(vms) => each(shell, "mgmt.vm.Kill", &vms).await,
         Verb::Remove(vms) => each(shell, "mgmt.vm.Remove", &vms).await,
+        Verb::Firewall(verb) => firewall::run(shell, verb).await,
+        Verb::Notes(verb) => notes::run(shell, verb).await,
     }
 }
 
@@ -129,14 +138,7 @@ impl Create {
 
 async fn create_template(shell: &Shell, name: &str, image: Option<&Path>) -> Result<(), Exit> {
     let call = Call::new("mgmt.vm.CreateTemplate", "dom0").with(name);
-    let content = match image {
-        None => shell.send(call, tokio::io::stdin()).await?,
-        Some(path) => {
-            let image = tokio::fs::File::open(path).await;
-            let image = image.map_err(|error| Exit::Usage(format!("{}: {error}", path.display())))?;
-            shell.send(call, image).await?
-        }
-    };
+    let content = shell.send_file(call, image).await?;
     shell.lines(&content)
 }
 
