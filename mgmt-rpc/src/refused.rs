@@ -698,7 +698,7 @@ mod tests {
         };
         assert_eq!(
             unsaved(Causes::Told, Op::Store),
-            "QubesException: firewall save error: store state.db: I/O error: Input/output error"
+            "QubesException: firewall save error: access store state.db: input/output error: Input/output error"
         );
         assert!(!unsaved(Causes::Hidden, Op::Store).contains("Input/output"));
         assert!(!unsaved(Causes::Told, Op::SetupPool).contains("save error"));
