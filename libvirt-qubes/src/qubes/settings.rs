@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::global::{self, Global};
 use super::host::Host;
 use super::property;
 use super::refusal::HostError;
@@ -35,6 +36,27 @@ impl Host {
         let uuid = self.snapshot().model.find_vm(vm)?.uuid;
         let name = name.to_owned();
         self.committer.commit(move |seen| property::reset(seen, uuid, &name)).await
+    }
+
+    /// Sets a global property to a client's bytes. Acknowledged means durable.
+    ///
+    /// # Errors
+    /// Unknown property; a value that breaks a rule; the store cannot be written.
+    pub async fn set_global_property(&self, name: &str, bytes: Vec<u8>) -> Result<(), HostError> {
+        if name == Global::DefaultKernel.name() {
+            self.look_at_kernels().await;
+        }
+        let name = name.to_owned();
+        self.committer.commit(move |seen| global::set(seen, &name, &bytes)).await
+    }
+
+    /// Gives a global property its default back.
+    ///
+    /// # Errors
+    /// As [`Host::set_global_property`].
+    pub async fn reset_global_property(&self, name: &str) -> Result<(), HostError> {
+        let name = name.to_owned();
+        self.committer.commit(move |seen| global::reset(seen, &name)).await
     }
 
     async fn look_at_kernels(&self) {

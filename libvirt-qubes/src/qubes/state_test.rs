@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::class::VmClass;
 use super::create::{self, NewVm};
+use super::global;
 use super::property::{self, Origin, Property};
 use super::refusal::{HostError, Refusal};
 use super::testing::{Rig, block_on, new_vm};
@@ -244,6 +245,54 @@ fn three_changes_of_netvms_at_once_close_no_loop() {
         for (_, vm) in ring {
             rig.commit(move |state| property::set(state, vm, "netvm", b"")).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_default_and_two_netvms_changed_at_once_close_no_loop() {
+    let rig = Rig::new();
+    make(&rig, new_vm("t", VmClass::TemplateVm, None)).unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(|name| {
+        make(&rig, new_vm(name, VmClass::AppVm, Some("t"))).unwrap();
+        let uuid = rig.snapshot().model.vm_named(name).unwrap().uuid;
+        rig.commit(move |state| property::set(state, uuid, "provides_network", b"1")).unwrap();
+        uuid
+    });
+    for _ in 0..20 {
+        // c follows the default: a to b, b to c, and c to a.
+        for vm in [a, b] {
+            rig.commit(move |state| property::set(state, vm, "netvm", b"")).unwrap();
+        }
+        let refused = block_on(async {
+            let set = |vm, netvm: &'static [u8]| {
+                let committer = rig.committer.clone();
+                let set = move |state: &Snapshot| property::set(state, vm, "netvm", netvm);
+                tokio::spawn(async move { committer.commit(set).await })
+            };
+            let committer = rig.committer.clone();
+            let tasks = [
+                set(a, b"b"),
+                tokio::spawn(
+                    async move { committer.commit(|s| global::set(s, "default_netvm", b"a")).await },
+                ),
+                set(b, b"c"),
+            ];
+            let mut refused = 0;
+            for task in tasks {
+                match task.await.unwrap() {
+                    Ok(()) => {}
+                    Err(HostError::Refused(Refusal::NetworkLoop | Refusal::DefaultNetworkLoop { .. })) => {
+                        refused += 1;
+                    }
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            refused
+        });
+        assert_eq!(refused, 1);
+        has_no_loop(&rig.snapshot());
+        assert!(rig.snapshot().model.vm(c).is_some());
+        rig.commit(|state| global::reset(state, "default_netvm")).unwrap();
     }
 }
 

@@ -26,16 +26,29 @@ pub(super) static VIRT_MODE: Row = Row {
             let text = "Invalid virtualization mode, supported values: hvm, pv, pvh";
             Err(refuse(Property::VirtMode, text))
         },
+        veto: |_, vm, change| match change {
+            Change::Set(Value::Str(mode)) if &**mode == "pvh" && has_pci(vm) => {
+                Err(refuse(Property::VirtMode, "pvh mode can't be set if pci devices are assigned"))
+            }
+            Change::Set(_) | Change::Reset(_) => Ok(()),
+        },
         default: Fallback::To(|snapshot, vm| {
-            Some(of_template(snapshot, vm, Property::VirtMode).unwrap_or_else(|| Value::text("pvh")))
+            let inherited = || of_template(snapshot, vm, Property::VirtMode);
+            let pci = has_pci(vm).then(|| Value::text("hvm"));
+            Some(pci.or_else(inherited).unwrap_or_else(|| Value::text("pvh")))
         }),
         ..PLAIN
     }),
-    default: "the template's, else ``pvh``",
+    default: "``hvm`` with a PCI device assigned, else the template's, else ``pvh``",
     help: "How Xen runs the VM: ``hvm`` (with emulated devices), ``pvh`` (hardware virtualisation without them) or \
            ``pv`` (paravirtualised).",
     ..ROW
 };
+
+/// Whether a PCI device is assigned to a VM.
+pub(super) fn has_pci(vm: &Vm) -> bool {
+    vm.assignments.keys().any(|device| device.class.as_str() == "pci")
+}
 
 /// The virtualisation mode that holds.
 pub(super) fn virt_mode(snapshot: &Snapshot, vm: &Vm) -> Option<Arc<str>> {
@@ -132,8 +145,9 @@ pub(super) static KERNELOPTS: Row = Row {
         inherit: Inherit::FromTemplate,
         ..PLAIN
     }),
-    default: "empty without a kernel; else the template's; else what the kernel's folder says in \
-              ``default-kernelopts-nopci.txt``; else ``swiotlb=2048``",
+    default: "empty without a kernel; with a PCI device assigned what the kernel's folder says in \
+              ``default-kernelopts-pci.txt``; else the template's, else what the folder says in \
+              ``default-kernelopts-nopci.txt``, else ``swiotlb=2048``",
     help: "What is added to the kernel's command line; at most 512 characters.",
     ..ROW
 };
@@ -142,8 +156,15 @@ fn default_kernelopts(snapshot: &Snapshot, vm: &Vm) -> Value {
     let Some(kernel) = text(value(snapshot, vm, Property::Kernel)).filter(|kernel| !kernel.is_empty()) else {
         return Value::text("");
     };
+    let folder = folder(snapshot, vm, &kernel);
+    if has_pci(vm) {
+        let own = folder.and_then(|kernel| kernel.default_kernelopts_pci.as_deref()).unwrap_or_default();
+        let dom0 = snapshot.model.vm(Vm::DOM0);
+        let s0ix = dom0.and_then(|dom0| dom0.feature("suspend-s0ix")).is_some_and(|value| !value.is_empty());
+        return Value::text(format!("{own}{}", if s0ix { " qubes_exp_pm_use_suspend=1" } else { "" }));
+    }
     of_template(snapshot, vm, Property::Kernelopts).unwrap_or_else(|| {
-        let own = folder(snapshot, vm, &kernel).and_then(|kernel| kernel.default_kernelopts.clone());
+        let own = folder.and_then(|kernel| kernel.default_kernelopts.clone());
         Value::Str(own.unwrap_or_else(|| "swiotlb=2048".into()))
     })
 }

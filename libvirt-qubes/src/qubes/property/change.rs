@@ -24,7 +24,7 @@ use super::{Property, parse, shown, value, value_shown};
 pub fn set(snapshot: &Snapshot, vm: Uuid, name: &str, bytes: &[u8]) -> Result<Diff<()>, Refused> {
     let vm = snapshot.model.find_uuid(vm)?;
     let property = Property::of(vm, name)?;
-    let value = parse::parse(&snapshot.model, property, bytes)?;
+    let value = parse::parse(&snapshot.model, property.name(), property.row().kind, bytes)?;
     set_value(snapshot, vm, property, value)
 }
 

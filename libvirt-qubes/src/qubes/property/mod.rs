@@ -9,6 +9,8 @@ pub(super) mod change;
 pub(super) mod desktop;
 mod help;
 mod identity;
+#[cfg(test)]
+mod integrity_test;
 pub(super) mod network;
 pub(super) mod parse;
 mod remote;

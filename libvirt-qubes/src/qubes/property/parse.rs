@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use super::super::model::Model;
 use super::super::refusal::{Refusal, ValueRule};
 use super::super::value::{Type, Value};
-use super::Property;
 use crate::ids::VmName;
 
 /// Python's white space within ASCII: what its `int()` strips.
@@ -13,14 +12,20 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | 0x1c..=0x1f | b' ')
 }
 
-/// A client's bytes as a value of the property's type. The rules of the property itself come later.
-pub(super) fn parse(model: &Model, property: Property, bytes: &[u8]) -> Result<Value, Refusal> {
-    let bad = |text: Cow<'static, str>| Refusal::value(property, ValueRule::Type, text);
+/// A client's bytes as a value of that type, for the property of that name, of a VM or of the system. The rules of
+/// the property itself come later.
+pub(in super::super) fn parse(
+    model: &Model,
+    property: &'static str,
+    kind: Type,
+    bytes: &[u8],
+) -> Result<Value, Refusal> {
+    let bad = |text: Cow<'static, str>| Refusal::PropertyValue { property, rule: ValueRule::Type, text };
     let text = std::str::from_utf8(bytes)
         .ok()
         .filter(|text| text.is_ascii())
         .ok_or_else(|| bad("Non-ASCII bytes in property value".into()))?;
-    match property.row().kind {
+    match kind {
         Type::Str if text.bytes().all(printable) => Ok(Value::text(text)),
         Type::Str => Err(bad("Invalid characters in property value".into())),
         Type::Int => {
@@ -34,7 +39,7 @@ pub(super) fn parse(model: &Model, property: Property, bytes: &[u8]) -> Result<V
             let name: VmName = text.parse().map_err(|error: crate::ids::BadId| bad(error.reason().into()))?;
             match model.vm_named(name.as_str()) {
                 Some(vm) => Ok(Value::Vm(Some(vm.uuid))),
-                None => Err(Refusal::ReferenceNotFound { property: property.name(), name }),
+                None => Err(Refusal::ReferenceNotFound { property, name }),
             }
         }
         Type::Label => {

@@ -109,9 +109,12 @@ fn default_maxmem(snapshot: &Snapshot, vm: &Vm) -> i64 {
     }
 }
 
-/// A guest whose memory is balanced must have a driver for it: every PV and PVH kernel has, an HVM guest only
+/// A PCI device may reach any of a VM's memory, so that stays. Else the guest must have a driver for it: every PV and PVH kernel has, an HVM guest only
 /// if it says so.
 fn can_be_balanced(snapshot: &Snapshot, vm: &Vm) -> bool {
+    if boot::has_pci(vm) {
+        return false;
+    }
     if boot::virt_mode(snapshot, vm).as_deref() != Some("hvm") {
         return true;
     }

@@ -321,6 +321,7 @@ impl Loading {
 
     fn judge_global(&self, row: &GlobalRow) -> std::result::Result<(Global, Value), Bad> {
         let global = Global::named(&row.name).ok_or("no such property")?;
+        let rules = global.rules().ok_or("it is computed")?;
         let text = |kind| {
             let text = row.value.as_deref().ok_or("it has no value")?;
             value_of_text(kind, text).ok_or_else(|| format!("it has the value {text:?}"))
@@ -332,7 +333,8 @@ impl Loading {
             GlobalKind::Vm => Value::Vm(row.vm.as_deref().map(|vm| self.known.vm(vm)).transpose()?),
             GlobalKind::Pool => Value::Pool(self.known.pool(row.pool.as_deref().ok_or("it names no pool")?)?),
         };
-        Ok((global, value))
+        let canonical = (rules.canonical)(value.clone()).map_err(|refusal| format!("{refusal:?}"))?;
+        if canonical == value { Ok((global, value)) } else { Err(format!("it has the value {value:?}")) }
     }
 
     fn pending(&mut self, row: &PendingRow, rows: &Rows) {
@@ -446,12 +448,25 @@ fn judge(property: Property, value: Value) -> std::result::Result<Value, Bad> {
     if canonical == value { Ok(value) } else { Err(format!("property {property} has the value {value:?}")) }
 }
 
-/// Sets the VMs aside whose values do not fit the rest of the model: one of each loop of netvms, those with a
-/// template that is none.
+/// Sets aside what does not fit the rest of the model: global properties, then VMs: one of each loop of netvms,
+/// those with a template that is none.
 fn fitting(model: Model) -> Model {
     let naming = VolumeNaming::new(|_, _, _, volume| volume.to_string());
     let cells = Cells { runs: imbl::HashMap::new(), host: Arc::new(HostView::unknown(naming)) };
     let mut snapshot = Snapshot { number: 0, model, cells };
+    // First the globals: a loop that one of them closes is no fault of the VMs in it.
+    for global in Global::ALL {
+        let value = snapshot.model.global(*global).cloned();
+        let (Some(value), Some(rules)) = (value, global.rules()) else { continue };
+        if let Err(refusal) = (rules.fits)(&snapshot, &value) {
+            let as_value = |vm| (vm, Reference::Property(global.name().to_owned()));
+            let references = value.as_vm().into_iter().map(as_value).collect();
+            let row = SetAside { references, ..aside("global", global.name(), format!("{refusal:?}")) };
+            report(&row);
+            snapshot.model.put_global(*global, None);
+            snapshot.model.put_set_aside(row);
+        }
+    }
     let vms: Vec<Arc<Vm>> = snapshot.model.vms().cloned().collect();
     for vm in vms {
         let bad = vm.properties.iter().find_map(|(property, value)| {

@@ -366,6 +366,17 @@ fn bad_labels_pools_globals_and_operations_are_set_aside() {
         ("UPDATE pool SET position = -1 WHERE name = 'linux-kernel'", "pool"),
         ("UPDATE global SET value = NULL WHERE name = 'default_kernel'", "global"),
         ("INSERT INTO global (name, value) VALUES ('default_weather', 'sun')", "global"),
+        ("INSERT INTO global (name, value) VALUES ('stats_interval', '0')", "global"),
+        ("INSERT INTO global (name, value) VALUES ('maxmem', '5')", "global"),
+        (
+            "INSERT INTO global (name, vm) SELECT 'default_dispvm', uuid FROM vm WHERE class = 'TemplateVM'",
+            "global",
+        ),
+        // The VM follows the default, and would be its own netvm.
+        (
+            "INSERT INTO global (name, vm) SELECT 'default_netvm', uuid FROM vm WHERE class = 'AppVM'",
+            "global",
+        ),
         ("INSERT INTO pending VALUES (7, 'dance', NULL, 'x', 5, 'ghost', NULL)", "pending"),
     ] {
         let dir = filled();
