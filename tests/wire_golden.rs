@@ -200,6 +200,21 @@ fn calls_on_notes() {
 }
 
 #[test]
+fn every_property_of_every_class() {
+    play("property_values");
+}
+
+#[test]
+fn what_a_set_of_a_property_refuses() {
+    play("property_refusals");
+}
+
+#[test]
+fn calls_on_properties_of_the_system() {
+    play("property_system");
+}
+
+#[test]
 fn calls_on_pools() {
     play("pool");
 }

@@ -43,6 +43,15 @@ pub enum Content {
     Vms(Vec<VmLine>),
     /// The value of a property.
     Property(PropertyValue),
+    /// The values of properties, each on a line with its name.
+    Properties(Vec<(&'static str, PropertyValue)>),
+    /// The default of a property.
+    PropertyDefault {
+        /// Its type, as [`PropertyValue::kind`].
+        kind: &'static str,
+        /// The default as text; empty for none.
+        text: String,
+    },
 }
 
 /// One line of `vm.List`.
@@ -135,15 +144,24 @@ pub fn deployed(content: &Content) -> Vec<u8> {
                 text.push_str(&format!("{name} class={class} state={state} uuid={uuid}\n"));
             }
         }
-        Content::Property(PropertyValue { origin, kind, text: value }) => {
-            let default = match origin {
-                Origin::Set => "False",
-                Origin::Default => "True",
-            };
-            text.push_str(&format!("default={default} type={kind} {value}"));
+        Content::Property(value) => text.push_str(&typed(value)),
+        Content::Properties(properties) => {
+            for (name, value) in properties {
+                let value = typed(value).replace('\\', "\\\\").replace('\n', "\\n");
+                text.push_str(&format!("{name} {value}\n"));
+            }
         }
+        Content::PropertyDefault { kind, text: value } => text.push_str(&format!("type={kind} {value}")),
     }
     text.into_bytes()
+}
+
+fn typed(PropertyValue { origin, kind, text }: &PropertyValue) -> String {
+    let default = match origin {
+        Origin::Set => "False",
+        Origin::Default => "True",
+    };
+    format!("default={default} type={kind} {text}")
 }
 
 /// The bytes as the draft has them: no `uuid=`, and `default=yes`.
@@ -156,7 +174,12 @@ pub fn seed(content: &Content) -> Vec<u8> {
         Content::Property(value) => {
             format!("default={} type={} {}", yes_no(value.origin), value.kind, value.text).into_bytes()
         }
-        Content::Empty | Content::Value(_) | Content::Lines(_) | Content::Pairs(_) => deployed(content),
+        Content::Empty
+        | Content::Value(_)
+        | Content::Lines(_)
+        | Content::Pairs(_)
+        | Content::Properties(_)
+        | Content::PropertyDefault { .. } => deployed(content),
     }
 }
 
@@ -164,9 +187,13 @@ pub fn seed(content: &Content) -> Vec<u8> {
 pub fn seed_untyped(content: &Content) -> Vec<u8> {
     match content {
         Content::Property(value) => format!("default={} {}", yes_no(value.origin), value.text).into_bytes(),
-        Content::Empty | Content::Value(_) | Content::Lines(_) | Content::Pairs(_) | Content::Vms(_) => {
-            seed(content)
-        }
+        Content::Empty
+        | Content::Value(_)
+        | Content::Lines(_)
+        | Content::Pairs(_)
+        | Content::Vms(_)
+        | Content::Properties(_)
+        | Content::PropertyDefault { .. } => seed(content),
     }
 }
 
@@ -192,6 +219,10 @@ mod tests {
         let netvm =
             Content::Property(PropertyValue { origin: Origin::Default, kind: "vm", text: "sys-net".into() });
         let none = Content::Property(PropertyValue { origin: Origin::Set, kind: "vm", text: String::new() });
+        let raw = PropertyValue { origin: Origin::Set, kind: "str", text: "opt1\nopt2\\x".into() };
+        let empty = PropertyValue { origin: Origin::Default, kind: "vm", text: String::new() };
+        let all = Content::Properties(vec![("kernelopts", raw), ("netvm", empty)]);
+        let default = Content::PropertyDefault { kind: "int", text: "400".into() };
         for (content, encoder, bytes) in [
             (&Content::Empty, seed as Encoder, ""),
             (&Content::Value("1".into()), seed, "1"),
@@ -205,6 +236,14 @@ mod tests {
             (&netvm, seed_untyped, "default=yes sys-net"),
             (&none, deployed, "default=False type=vm "),
             (&none, seed_untyped, "default=no "),
+            (
+                &all,
+                deployed,
+                "kernelopts default=False type=str opt1\\nopt2\\\\x\nnetvm default=True type=vm \n",
+            ),
+            (&all, seed, "kernelopts default=False type=str opt1\\nopt2\\\\x\nnetvm default=True type=vm \n"),
+            (&default, deployed, "type=int 400"),
+            (&default, seed, "type=int 400"),
         ] {
             assert_eq!(String::from_utf8(encoder(content)).unwrap(), bytes);
         }
