@@ -17,7 +17,9 @@ use mgmt_rpc::cx::{Cx, Directory};
 use mgmt_rpc::dispatch::{Manners, Refusals, Service};
 use mgmt_rpc::failure::Failure;
 use mgmt_rpc::permission::Dom0Only;
-use mgmt_rpc::reply::{Content, EventStream, Reply, VmLine, deployed, seed};
+use mgmt_rpc::reply::{
+    Content, EventStream, Origin, PropertyValue, Reply, VmLine, deployed, seed, seed_untyped,
+};
 use mgmt_rpc::server::{Admission, Server, Upload, bind};
 use mgmt_rpc::table::{Row, Table, distinct};
 use mgmt_rpc::untrusted::Text;
@@ -86,6 +88,38 @@ async fn info(_: &Cx<World>) -> Done {
     Ok(Content::Pairs(vec![("hypervisor".into(), "sim".into())]).into())
 }
 
+async fn values(_: &Cx<World>) -> Done {
+    let value = |origin, kind, text: &str| PropertyValue { origin, kind, text: text.to_owned() };
+    Ok(Content::Properties(vec![
+        ("kernelopts", value(Origin::Set, "str", "a b\\n")),
+        ("netvm", value(Origin::Default, "vm", "")),
+    ])
+    .into())
+}
+
+async fn value(_: &Cx<World>, name: Text) -> Done {
+    let text = format!("type=x of {}", name.0);
+    Ok(Content::Property(PropertyValue { origin: Origin::Default, kind: "str", text }).into())
+}
+
+async fn default(_: &Cx<World>, _name: Text) -> Done {
+    Ok(Content::PropertyDefault { kind: "int", text: "400".to_owned() }.into())
+}
+
+async fn help(cx: &Cx<World>, name: Text) -> Done {
+    Ok(Reply::value(format!("about {} of {}", name.0, cx.destination)))
+}
+
+async fn set(cx: &Cx<World>, name: Text, value: Text) -> Done {
+    cx.host.tell(format!("set {} of {} to {:?}", name.0, cx.destination, value.0));
+    Ok(Reply::empty())
+}
+
+async fn reset(cx: &Cx<World>, name: Text) -> Done {
+    cx.host.tell(format!("reset {} of {}", name.0, cx.destination));
+    Ok(Reply::empty())
+}
+
 struct Two(Vec<Event>);
 
 impl EventStream for Two {
@@ -107,6 +141,20 @@ const ROWS: &[&[Row<World>]] = &[&[
     row!(Both("vm.CreateInPool.", CLASSES, ""), Dom0, Global Write, (Optional<Text>, Required<Text>) => create),
     row!(Both("vm.CreateTemplate"), Dom0, Global Write, (Required<Text>, Stream) => upload),
     row!(Both("vm.Start"), Vm, Local Write, (Empty, Empty) => start),
+    row!(
+        Both("vm.property.Get"), Any, Local Read, (Required<Text>, Empty) => value,
+        encode: seed_untyped, deployed
+    ),
+    row!(Both("vm.property.GetAll"), Any, Local Read, (Empty, Empty) => values),
+    row!(Both("vm.property.GetDefault"), Any, Local Read, (Required<Text>, Empty) => default),
+    row!(Both("vm.property.Help"), Any, Local Read, (Required<Text>, Empty) => help),
+    row!(Both("vm.property.Set"), Any, Local Write, (Required<Text>, Optional<Text>) => set),
+    row!(Both("vm.property.Reset"), Any, Local Write, (Required<Text>, Empty) => reset),
+    row!(Both("property.Get"), Dom0, Global Read, (Required<Text>, Empty) => value),
+    row!(Both("property.GetAll"), Dom0, Global Read, (Empty, Empty) => values),
+    row!(Both("property.HelpRst"), Dom0, Global Read, (Required<Text>, Empty) => help),
+    row!(Both("property.Set"), Dom0, Global Write, (Required<Text>, Optional<Text>) => set),
+    row!(Both("property.Reset"), Dom0, Global Write, (Required<Text>, Empty) => reset),
     row!(Mgmt("Info"), Dom0, Global Read, (Empty, Empty) => info),
     row!(Both("Events"), Any, Global Read, (Empty, Empty) => events, cancel: OnHangUp),
 ]];
@@ -193,6 +241,36 @@ fn results_are_plain_lines_in_a_pipe_and_json_where_asked() {
 }
 
 #[test]
+fn properties_are_shown_as_they_are() {
+    let daemon = Daemon::start(Manners::default());
+    let all = "kernelopts\tset\tstr\ta b\\n\nnetvm\tdefault\tvm\t\n";
+    for (arguments, output) in [
+        (&["vm", "property", "get-all", "work"][..], all),
+        (&["property", "get-all"], all),
+        (&["vm", "property", "get", "work", "memory"], "type=x of memory\n"),
+        (&["property", "get", "clockvm"], "type=x of clockvm\n"),
+        (&["vm", "property", "get-default", "work", "memory"], "400\n"),
+        (&["vm", "property", "help", "work", "memory"], "about memory of work\n"),
+        (&["property", "help", "clockvm", "--rst"], "about clockvm of dom0\n"),
+    ] {
+        assert_eq!(daemon.mgmt(arguments), ok(output), "{arguments:?}");
+    }
+}
+
+#[test]
+fn shells_complete_the_names_of_properties() {
+    let daemon = Daemon::start(Manners::default());
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, errors) = daemon.mgmt(&["completions", shell]);
+        assert_eq!((code, errors.as_str()), (Some(0), ""), "{shell}");
+        for name in ["template_for_dispvms", "default_qrexec_timeout", "get-default"] {
+            assert!(script.contains(name), "{shell}: {name}");
+        }
+    }
+    assert_eq!(daemon.mgmt(&["completions", "tcsh"]).0, Some(2));
+}
+
+#[test]
 fn commands_send_the_calls_that_they_stand_for() {
     let daemon = Daemon::start(Manners::default());
     for (arguments, told) in [
@@ -209,6 +287,11 @@ fn commands_send_the_calls_that_they_stand_for() {
             vec!["create AppVM  name=a label=red pool:root=p pool:private=q"],
         ),
         (&["vm", "start", "work", "work"], vec!["start work", "start work"]),
+        (&["vm", "property", "set", "work", "memory", "-5"], vec!["set memory of work to \"-5\""]),
+        (&["vm", "property", "set", "work", "anything", ""], vec!["set anything of work to \"\""]),
+        (&["vm", "property", "reset", "work", "memory"], vec!["reset memory of work"]),
+        (&["property", "set", "clockvm", "work"], vec!["set clockvm of dom0 to \"work\""]),
+        (&["property", "reset", "clockvm"], vec!["reset clockvm of dom0"]),
     ] {
         assert_eq!(daemon.mgmt(arguments), ok(""), "{arguments:?}");
         assert_eq!(daemon.told(), told);

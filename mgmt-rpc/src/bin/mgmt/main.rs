@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod completions;
 mod device;
 mod events;
 mod firewall;
@@ -47,9 +48,9 @@ enum Noun {
     /// VMs and their lives
     #[command(subcommand)]
     Vm(vm::Verb),
-    /// Properties of VMs
+    /// Properties of the system; those of VMs: vm property
     #[command(subcommand)]
-    Property(property::Verb),
+    Property(property::SystemVerb),
     /// Block devices of VMs
     #[command(subcommand)]
     Device(device::Verb),
@@ -60,6 +61,8 @@ enum Noun {
     Events(events::Arguments),
     /// What the daemon is and what it runs on
     Info,
+    /// Print a script that completes command lines in a shell
+    Completions(completions::Arguments),
 }
 
 fn main() {
@@ -85,10 +88,11 @@ async fn run(shell: &Shell, noun: Noun) -> Result<(), Exit> {
     match noun {
         Noun::Call(arguments) => call::run(shell, &arguments).await,
         Noun::Vm(verb) => vm::run(shell, verb).await,
-        Noun::Property(verb) => property::run(shell, verb).await,
+        Noun::Property(verb) => property::of_the_system(shell, verb).await,
         Noun::Device(verb) => device::run(shell, verb).await,
         Noun::Pool(verb) => pool::run(shell, verb).await,
         Noun::Events(arguments) => events::run(shell, &arguments).await,
         Noun::Info => info::run(shell).await,
+        Noun::Completions(arguments) => completions::run::<Arguments>(&arguments),
     }
 }

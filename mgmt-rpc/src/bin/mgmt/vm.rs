@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use mgmt_rpc::client::Call;
 
 use crate::output::{Exit, Shell};
+use crate::property;
 use crate::{firewall, notes};
 
 #[derive(Subcommand)]
@@ -56,6 +57,9 @@ pub(crate) enum Verb {
     /// Notes on a VM
     #[command(subcommand)]
     Notes(notes::Verb),
+    /// Properties of a VM
+    #[command(subcommand)]
+    Property(property::VmVerb),
 }
 
 #[derive(Args)]
@@ -103,6 +107,7 @@ pub(crate) async fn run(shell: &Shell, verb: Verb) -> Result<(), Exit> {
         Verb::Remove(vms) => each(shell, "mgmt.vm.Remove", &vms).await,
         Verb::Firewall(verb) => firewall::run(shell, verb).await,
         Verb::Notes(verb) => notes::run(shell, verb).await,
+        Verb::Property(verb) => property::of_a_vm(shell, verb).await,
     }
 }
 
