@@ -313,7 +313,10 @@ fn an_image_is_sent_from_a_file_or_from_standard_input() {
     assert_eq!(code, Some(2), "{error}");
     // A folder can be opened but not read: what was begun is broken off.
     let (code, _, error) = daemon.mgmt(&["vm", "create-template", "t", "/"]);
-    assert_eq!(code, Some(3), "{error}");
+    assert_eq!(
+        (code, error.as_str()),
+        (Some(2), "mgmt: cannot read the payload: Is a directory (os error 21)\n")
+    );
     for _ in 0..500 {
         if daemon.world.0.lock().unwrap().is_empty() {
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -347,6 +350,30 @@ fn exit_codes_tell_what_went_wrong() {
     let (code, output, error) = run(nobody.args(["--socket", "/nonexistent/d.sock", "vm", "list"]), b"");
     assert_eq!((code, output.as_str()), (Some(3), ""));
     assert!(error.starts_with("mgmt: cannot connect to /nonexistent/d.sock: "), "{error}");
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_no_fault_of_the_daemon() {
+    let daemon = Daemon::start(Manners::default());
+    for arguments in
+        [&["vm", "list"][..], &["call", "mgmt.vm.List", "dom0"], &["call", "mgmt.Events", "dom0"]]
+    {
+        let mgmt = |output: Stdio, error: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mgmt"));
+            command.arg("--socket").arg(&daemon.socket).args(arguments).stdin(Stdio::null());
+            command.stdout(output).stderr(error).spawn().unwrap().wait_with_output().unwrap()
+        };
+        let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+        let ran = mgmt(full(), Stdio::piped());
+        let told = "mgmt: cannot write to standard output: No space left on device (os error 28)\n";
+        assert_eq!((ran.status.code(), String::from_utf8(ran.stderr).unwrap().as_str()), (Some(2), told));
+        assert_eq!(mgmt(full(), full()).status.code(), Some(2), "{arguments:?}");
+        // A reader that has seen enough.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = mgmt(Stdio::from(writer), Stdio::piped());
+        assert_eq!((ran.status.code(), ran.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::{Config, ConfigError, HypervisorChoice};
+use super::{Config, ConfigError, HypervisorChoice, LogFilter};
 
 /// The daemon of the Qubes management API.
 #[derive(Debug, Default, Parser)]
@@ -27,7 +27,7 @@ pub struct Flags {
     pub hypervisor: Option<HypervisorChoice>,
     /// What to log, such as info or mgmt_rpc=debug,info
     #[arg(long, value_name = "FILTER")]
-    pub log: Option<String>,
+    pub log: Option<LogFilter>,
     /// Send tracebacks in exceptions
     #[arg(long)]
     pub debug: bool,
@@ -81,6 +81,9 @@ mod tests {
             (config.state.as_path(), config.log.as_str(), config.debug),
             (Path::new("/a"), "warn", false)
         );
+        let nope = Flags::try_parse_from(["mgmtd", "--log", "nope"]).unwrap_err();
+        assert_eq!(nope.exit_code(), 2);
+        assert!(nope.to_string().contains("'nope' for '--log <FILTER>'"), "{nope}");
         let given = ["--state", "/c", "--socket", "/d", "--socket", "/e", "--hypervisor", "sim", "--debug"];
         let environment = [("MGMTD_SIM_START_MS".to_owned(), "5".to_owned())];
         let config = flags(&given).configuration(environment).unwrap();

@@ -6,6 +6,7 @@
 //! [`Config::storage_dir`], so that `--state` moves them too.
 
 mod flags;
+mod log_filter;
 mod sections;
 
 use std::io::ErrorKind;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::flags::Flags;
+pub use self::log_filter::{BadLogFilter, LogFilter};
 pub use self::sections::{
     Audit, Backup, Buses, Compat, Enforce, HypervisorChoice, Limits, Metrics, Percent, Policy, Ready, Sim,
     Sockets, Storage, Stubdom, Xen,
@@ -41,8 +43,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Which hypervisor is driven.
     pub hypervisor: HypervisorChoice,
-    /// A filter of `tracing`.
-    pub log: String,
+    /// What is logged.
+    pub log: LogFilter,
     /// Whether exceptions carry tracebacks.
     pub debug: bool,
     /// What is listened on.
@@ -74,7 +76,7 @@ impl Default for Config {
         Self {
             state: "/var/lib/mgmtd".into(),
             hypervisor: HypervisorChoice::Auto,
-            log: "info".into(),
+            log: LogFilter::default(),
             debug: false,
             sockets: Sockets::default(),
             storage: Storage::default(),
@@ -276,6 +278,7 @@ mod tests {
             ("hypervisor = 'kvm'\n", "m.toml:1: unknown variant `kvm`"),
             ("\n[xen]\nready = 'xenstore:'\n", "m.toml:3: qrexec, create or xenstore:"),
             ("log =\n", "m.toml:1: "),
+            ("debug = true\nlog = 'nope'\n", "m.toml:2: log filter \"nope\": "),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(start), "{error}");

@@ -1,7 +1,8 @@
 //! `mgmt`: the management API on the command line.
 //!
-//! Exit codes: 0 done; 1 the daemon answered with an exception, or refused without a word; 2 usage; 3 the
-//! daemon could not be reached, or the connection, the input or the output failed on the way.
+//! Exit codes: 0 done, also where nobody reads the output any more; 1 the daemon answered with an exception, or refused
+//! without a word; 2 usage, or something on this side: the payload cannot be read, the output cannot be written; 3 the
+//! daemon could not be reached, or the connection failed on the way.
 #![forbid(unsafe_code)]
 
 mod call;
@@ -74,7 +75,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let exit = match runtime {
         Ok(runtime) => runtime.block_on(run(&shell, arguments.noun)),
-        Err(error) => Err(Exit::failed(&error)),
+        Err(error) => Err(Exit::Local(error.to_string())),
     };
     let code = match exit {
         Ok(()) => 0,

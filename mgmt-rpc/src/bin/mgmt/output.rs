@@ -30,14 +30,16 @@ pub(crate) enum Exit {
     Silence,
     /// The command line cannot be meant.
     Usage(String),
-    /// The daemon cannot be reached, or something on the way failed.
+    /// Something on this side failed: the payload cannot be read, the result cannot be written.
+    Local(String),
+    /// The daemon cannot be reached, or the connection to it failed.
     Failed(String),
     /// Nobody reads standard output any more.
     OutputClosed,
 }
 
 impl Exit {
-    /// Something on the way failed.
+    /// The connection failed.
     pub(crate) fn failed(error: &(dyn Error + 'static)) -> Self {
         Self::Failed(chain(error))
     }
@@ -47,7 +49,7 @@ impl Exit {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::OutputClosed;
         }
-        Self::Failed(format!("cannot write to standard output: {error}"))
+        Self::Local(format!("cannot write to standard output: {error}"))
     }
 
     /// Says why in one line on standard error, and gives the code to exit with.
@@ -55,11 +57,13 @@ impl Exit {
         let (line, code) = match self {
             Self::Exception(exception) => (exception.to_string(), 1),
             Self::Silence => ("the daemon refused without an answer".to_owned(), 1),
-            Self::Usage(message) => (message.clone(), 2),
+            Self::Usage(message) | Self::Local(message) => (message.clone(), 2),
             Self::Failed(message) => (message.clone(), 3),
             Self::OutputClosed => return 0,
         };
-        eprintln!("mgmt: {}", line.replace(['\n', '\r'], " "));
+        let line = format!("mgmt: {}\n", line.replace(['\n', '\r'], " "));
+        // Nobody hears it: the code tells.
+        io::stderr().write_all(line.as_bytes()).ok();
         code
     }
 }
@@ -70,8 +74,8 @@ impl From<ClientError> for Exit {
             ClientError::Refused(exception) => Self::Exception(exception),
             ClientError::Unsendable(_) => Self::Usage(error.to_string()),
             ClientError::Output(error) => Self::output(&error),
+            ClientError::Payload(_) => Self::Local(chain(&error)),
             ClientError::Connect { .. }
-            | ClientError::Payload(_)
             | ClientError::Connection(_)
             | ClientError::BadAnswer(_)
             | ClientError::BadEvent(_) => Self::failed(&error),

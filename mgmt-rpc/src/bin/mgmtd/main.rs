@@ -19,7 +19,6 @@ use mgmt_rpc::server::{self, Admission, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// From SIGTERM to the end, at most.
 const GRACE: Duration = Duration::from_secs(30);
@@ -43,7 +42,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         print!("{}", config.print()?);
         return Ok(());
     }
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?}", config.log))?;
+    let filter = config.log.filter()?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     raise_open_files();
     let runtime =
