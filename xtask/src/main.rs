@@ -41,6 +41,9 @@ enum Command {
         /// Nothing but the on-Xen suite, or of it the tests with one of these words in their names.
         #[arg(long, conflicts_with = "no_xen", value_name = "WORD", num_args = 0..)]
         on_xen: Option<Vec<String>>,
+        /// Run each of them so often in one boot, and try none again: for what fails once in a hundred runs.
+        #[arg(long, requires = "on_xen", value_name = "N", default_value_t = 1)]
+        repeat: usize,
     },
     /// Boots Xen with a dom0 in QEMU and runs a command there; its output and exit status are this command's.
     ///
@@ -79,7 +82,9 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo { xen } => demo::run(if xen { demo::Host::Xen } else { demo::Host::Sim }),
         Command::Test { no_xen: true, .. } => test::run(&test::Suites::Native),
-        Command::Test { on_xen: Some(words), .. } => test::run(&test::Suites::OnXen(words)),
+        Command::Test { on_xen: Some(words), repeat, .. } => {
+            test::run(&test::Suites::OnXen { words, repeat })
+        }
         Command::Test { .. } => test::run(&test::Suites::All),
         Command::Testbed { shell: true, .. } => testbed::shell(),
         Command::Testbed { timeout, words, .. } => testbed::command(&words, Duration::from_secs(timeout)),

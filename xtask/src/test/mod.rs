@@ -22,8 +22,11 @@ pub(crate) enum Suites {
     All,
     /// Without the on-Xen suite.
     Native,
-    /// The on-Xen suite alone; with words, only its tests that have one of them in their names.
-    OnXen(Vec<String>),
+    /// The on-Xen suite alone; with words, only its tests that have one of them in their names. Each so often.
+    OnXen {
+        words: Vec<String>,
+        repeat: usize,
+    },
 }
 
 /// The packages that build without Xen's headers, and how.
@@ -46,14 +49,14 @@ pub(crate) fn run(suites: &Suites) -> Result<ExitCode> {
     if matches!(suites, Suites::All | Suites::Native) {
         native(&mut tally)?;
     }
-    let words: Option<&[String]> = match suites {
+    let on_xen: Option<(&[String], usize)> = match suites {
         Suites::Native => None,
-        Suites::All => Some(&[]),
-        Suites::OnXen(words) => Some(words),
+        Suites::All => Some((&[], 1)),
+        Suites::OnXen { words, repeat } => Some((words, *repeat)),
     };
-    if let Some(words) = words {
+    if let Some((words, repeat)) = on_xen {
         title("on Xen");
-        if let Err(error) = on_xen::run(&mut tally, words) {
+        if let Err(error) = on_xen::run(&mut tally, words, repeat) {
             tally.fail("the on-Xen suite", &error);
         }
     }
@@ -169,7 +172,7 @@ fn last_line(tally: &Tally, suites: &Suites) -> String {
     match suites {
         Suites::All => counts,
         Suites::Native => format!("xtask test: {counts}; on-Xen suite left out (--no-xen)"),
-        Suites::OnXen(_) => format!("xtask test: {counts}; only the on-Xen suite was run (--on-xen)"),
+        Suites::OnXen { .. } => format!("xtask test: {counts}; only the on-Xen suite was run (--on-xen)"),
     }
 }
 

@@ -38,7 +38,7 @@ struct Target {
 }
 
 /// A test by its program and its name there.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Test {
     program: String,
     name: String,
@@ -52,8 +52,9 @@ enum Verdict {
     Failed(String),
 }
 
-/// Builds, boots, runs, counts. With words, only tests with one of them in their names.
-pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
+/// Builds, boots, runs, counts. With words, only tests with one of them in their names. Repeated ones are not tried
+/// again when they fail.
+pub(super) fn run(tally: &mut Tally, words: &[String], repeat: usize) -> Result<()> {
     let binaries = executables(cargo("build").args(["--workspace", "--bins", "--exclude", "xtask"]), "bin")?;
     let programs = executables(cargo("test").args(["--workspace", "--no-run"]), "test")?;
     let programs: Vec<_> = programs.into_iter().filter(|(name, _)| name.starts_with(ON_XEN)).collect();
@@ -69,6 +70,10 @@ pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
         let names: Vec<_> = programs.iter().map(|(name, _)| name.as_str()).collect();
         bail!("no ignored test{} in {}", wanted(words), names.join(", "));
     }
+    let rounds = if repeat > 1 { 1 } else { ROUNDS };
+    let mut tests = vec![tests; repeat.max(1)].concat();
+
+    let limit = SUITE_LIMIT.saturating_mul(if repeat > 1 { 4 } else { 1 });
 
     let testbed = Testbed::prepare()?;
     let files = |folder: &'static str, list: &[(String, PathBuf)]| {
@@ -76,19 +81,19 @@ pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
     };
     // QEMU's emulation of the virtualisation now and then hangs a guest or the host. A test that fails is tried again
     // after a new boot, and said so; one that fails each time has failed.
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         let job = Job {
             files: files("bin", &binaries).into_iter().chain(files("tests", &programs)).collect(),
             texts: vec![("tests.list".to_owned(), tests.iter().map(Test::line).collect())],
             script: SCRIPT.replace("@LIMIT@", &TEST_LIMIT.as_secs().to_string()),
-            timeout: if round == 1 { SUITE_LIMIT } else { SUITE_LIMIT / 2 },
+            timeout: if round == 1 { limit } else { limit / 2 },
             ..Job::default()
         };
         let outcome = testbed.run(&job)?;
         let mut again = Vec::new();
         for (number, test) in tests.into_iter().enumerate() {
             match verdict(number + 1, &outcome) {
-                (Verdict::Failed(why), log) if round < ROUNDS => {
+                (Verdict::Failed(why), log) if round < rounds => {
                     println!(
                         "\n---- on Xen: {test}: {why}; it is tried again after a new boot\n{}",
                         log.trim_end()
@@ -101,7 +106,7 @@ pub(super) fn run(tally: &mut Tally, words: &[String]) -> Result<()> {
         if outcome.end != End::Exited(0) {
             eprint!("{}", outcome.tail());
             let whole = format!("{} (the whole console: {})", outcome.end, testbed.console_log().display());
-            if round == ROUNDS {
+            if round == rounds {
                 bail!(whole);
             }
             println!("{whole}");
