@@ -35,7 +35,7 @@ impl Mounted {
     /// `None`, with the reason printed, where this machine or user cannot mount one.
     pub(crate) fn new(mkfs: Mkfs, size: u64, test: &str) -> Option<Self> {
         let skip = |why: String| {
-            eprintln!("SKIPPED {test} on {mkfs:?}: {why}");
+            println!("skipped: {test} on {mkfs:?}: {why}");
             None
         };
         if !rustix::process::geteuid().is_root() {

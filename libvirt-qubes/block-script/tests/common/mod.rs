@@ -14,7 +14,7 @@ pub(crate) fn loop_devices_usable(test: &str) -> bool {
     } else {
         return true;
     };
-    eprintln!("SKIPPED {test}: {why}");
+    println!("skipped: {test}: {why}");
     false
 }
 
