@@ -166,21 +166,40 @@ fn a_guest_that_does_not_answer_keeps_running_and_can_be_killed() {
     assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
 }
 
+const CALLED_OFF: &str = "Operation on 'work' cancelled: it was killed, or its domain ended, meanwhile";
+
 #[test]
-fn kill_does_not_wait_for_a_start_that_hangs() {
-    let daemon = Start::new().script("[[rule]]\nstep = 'create'\nhang = true\n").start();
-    template(&daemon);
-    create(&daemon, "work");
-    let mut events = daemon.socket().events("work");
-    let starting = in_background(daemon.socket(), "mgmt.vm.Start", "work");
-    events.until("work domain-pre-spawn");
-    assert_eq!(state(&daemon, "work"), "Transient");
-    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
-    let (class, text) = starting.join().unwrap().exception();
-    assert!(class == "QubesException" && text.contains("cancelled"), "{class} {text}");
-    assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
-    let daemon = daemon.kill_and_restart_as(Start::new());
-    start(&daemon, "work");
+fn kill_does_not_wait_for_a_start_that_hangs_and_it_is_told_alike_whatever_it_was_at() {
+    let hangs = |step: &str| format!("[[rule]]\nvm = 'work'\nstep = '{step}'\nhang = true\n");
+    for (script, netvm, at) in [
+        (hangs("create"), false, "work domain-pre-spawn"),
+        (hangs("unpause"), false, "work domain-pre-unpaused"),
+        (hangs("create").replace("work", "net"), true, "work domain-verify-files"),
+    ] {
+        let daemon = Start::new().script(&script).start();
+        template(&daemon);
+        create(&daemon, "work");
+        if netvm {
+            create(&daemon, "net");
+            assert_eq!(daemon.call("mgmt.vm.property.Set", "net", "provides_network", b"True").ok(), "");
+            assert_eq!(daemon.call("mgmt.vm.property.Set", "work", "netvm", b"net").ok(), "");
+        }
+        let mut events = daemon.socket().events("work");
+        let starting = in_background(daemon.socket(), "mgmt.vm.Start", "work");
+        events.until(at);
+        assert_eq!(state(&daemon, "work"), "Transient");
+        assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+        let (class, text) = starting.join().unwrap().exception();
+        assert_eq!((class.as_str(), text.as_str()), ("QubesException", CALLED_OFF), "{at}");
+        assert_eq!(state(&daemon, "work"), "Halted");
+        if netvm {
+            assert_eq!(state(&daemon, "net"), "Transient", "it is nobody else's to end");
+            assert_eq!(daemon.call("mgmt.vm.Kill", "net", "", b"").ok(), "");
+        }
+        assert_eq!(left_over(&daemon), Vec::<String>::new(), "{at}");
+        let daemon = daemon.kill_and_restart_as(Start::new());
+        start(&daemon, "work");
+    }
 }
 
 #[test]

@@ -39,6 +39,10 @@ pub fn failure(error: HostError, reader: Reader<'_>) -> Failure {
         HostError::Refused(refusal) => refused(refusal, reader.sees),
         HostError::Failed(error) => failed(&error, reader.causes),
         HostError::Step { vm, step, error } => step_failed(&vm, &step, &error, reader.causes),
+        HostError::CalledOff { vm } => {
+            let format = "Operation on %s cancelled: it was killed, or its domain ended, meanwhile";
+            Exception::new(Class::QubesException, format, [quoted(vm.as_str())]).into()
+        }
         HostError::Limit { name, value } => crate::failure::limit_reached(name, value).into(),
         HostError::Bug => Failure::internal("a change to the model panicked; the log has the place"),
     }
@@ -55,6 +59,7 @@ pub fn unsaved(error: HostError, format: &'static str, reader: Reader<'_>) -> Fa
         other @ (HostError::Refused(_)
         | HostError::Failed(_)
         | HostError::Step { .. }
+        | HostError::CalledOff { .. }
         | HostError::Limit { .. }
         | HostError::Bug) => failure(other, reader),
     }

@@ -10,7 +10,7 @@ use super::event::{Device, DevicePort, EventKind, ModelEvent};
 use super::host::Host;
 use super::operation::OperationKind;
 use super::refusal::{HostError, Refusal, Verb};
-use super::start::no_turn;
+use super::start::{called_off, no_turn};
 use super::vm::Vm;
 use crate::config::{Access, DiskSpec};
 use crate::device::{Claim, DiskId};
@@ -206,18 +206,21 @@ impl Host {
         T: Send + 'static,
         F: Future<Output = Result<T, HostError>> + Send,
     {
-        let registered = self
-            .operations
-            .register(vm.uuid, OperationKind::Device)
-            .map_err(|no| no_turn(&vm, Op::AttachDisk, no))?;
+        let registered =
+            self.operations.register(vm.uuid, OperationKind::Device).map_err(|no| no_turn(&vm, no))?;
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            let _held = registered.lock().await.map_err(|no| no_turn(&vm, Op::AttachDisk, no))?;
+            let _held = registered.lock().await.map_err(|no| no_turn(&vm, no))?;
             if host.snapshot().run(vm.uuid).is_none_or(|run| run.domid.is_none()) {
                 return Err(Refusal::AttachToHalted { vm: vm.name.clone() }.into());
             }
             let cancel = registered.cancel_token().clone();
-            work(host, Arc::clone(&vm), cancel).await
+            match work(host, Arc::clone(&vm), cancel.clone()).await {
+                Err(HostError::Failed(error)) if cancel.is_cancelled() && error.kind() == Kind::Cancelled => {
+                    Err(called_off(&vm))
+                }
+                ended => ended,
+            }
         });
         task.await.unwrap_or(Err(HostError::Bug))
     }

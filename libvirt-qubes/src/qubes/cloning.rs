@@ -98,8 +98,8 @@ impl Host {
     /// Waits until what is under way on a VM's volumes is over.
     async fn wait_for_turn(&self, vm: &Vm) -> Result<(), HostError> {
         let turn = self.operations.register(vm.uuid, OperationKind::Volume);
-        let turn = turn.map_err(|no| no_turn(vm, Op::ExportVolume, no))?;
-        turn.lock().await.map(drop).map_err(|no| no_turn(vm, Op::ExportVolume, no))
+        let turn = turn.map_err(|no| no_turn(vm, no))?;
+        turn.lock().await.map(drop).map_err(|no| no_turn(vm, no))
     }
 }
 

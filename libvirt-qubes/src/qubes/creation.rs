@@ -145,7 +145,7 @@ impl Creation {
             }
             (Err(refusal), _) => Err(forget(host, plan.pending, refusal.into()).await),
             (Ok(_), Err(no)) => {
-                let error = no_turn(&plan.vm, Op::CreateVolume, no);
+                let error = no_turn(&plan.vm, no);
                 Err(forget(host, plan.pending, error).await)
             }
         }

@@ -10,7 +10,6 @@ use super::operation::OperationKind;
 use super::refusal::{HostError, Refusal, Verb};
 use super::snapshot::RunState;
 use super::start::no_turn;
-use crate::error::Op;
 use crate::ids::{DomId, VmName};
 
 impl Host {
@@ -71,14 +70,12 @@ impl Host {
             Err(HostError::Refused(Refusal::NotStarted { .. })) => return Err(halted().into()),
             Err(error) => return Err(error),
         };
-        let registered = self
-            .operations
-            .register(vm.uuid, OperationKind::Pause)
-            .map_err(|no| no_turn(&vm, Op::PauseDomain, no))?;
+        let registered =
+            self.operations.register(vm.uuid, OperationKind::Pause).map_err(|no| no_turn(&vm, no))?;
         let host = Arc::clone(self);
         let gone = halted();
         let task = self.tasks.spawn(async move {
-            let _held = registered.lock().await.map_err(|no| no_turn(&vm, Op::PauseDomain, no))?;
+            let _held = registered.lock().await.map_err(|no| no_turn(&vm, no))?;
             let run = host.snapshot().run(vm.uuid).cloned();
             match run.and_then(|run| run.domid.map(|domid| (domid, run.state))) {
                 Some((domid, state)) => work(host, Arc::clone(&vm), domid, state).await,

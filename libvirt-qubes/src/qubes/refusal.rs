@@ -509,6 +509,11 @@ pub enum HostError {
         /// What failed in it.
         error: Error,
     },
+    /// It was called off: the VM was killed, or its domain ended, meanwhile. What was done is undone.
+    CalledOff {
+        /// The VM.
+        vm: VmName,
+    },
     /// A limit of the configuration is reached; nothing was changed.
     Limit {
         /// The limit's key in the configuration.
@@ -525,7 +530,7 @@ impl HostError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Refused(refusal) => Reason::Refused(refusal.clone()),
-            Self::Failed(_) | Self::Step { .. } | Self::Limit { .. } | Self::Bug => {
+            Self::Failed(_) | Self::Step { .. } | Self::CalledOff { .. } | Self::Limit { .. } | Self::Bug => {
                 Reason::Failed(self.report())
             }
         }
@@ -537,6 +542,9 @@ impl HostError {
             Self::Refused(refusal) => format!("{refusal:?}"),
             Self::Failed(error) => error.report(),
             Self::Step { step, error, .. } => format!("step '{step}': {}", error.report()),
+            Self::CalledOff { .. } => {
+                "cancelled: the VM was killed, or its domain ended, meanwhile".to_owned()
+            }
             Self::Limit { name, value } => format!("limit reached: {name} = {value}"),
             Self::Bug => "internal error".to_owned(),
         }

@@ -17,7 +17,6 @@ use super::start::{no_turn, note_run};
 use super::vm::Vm;
 use super::volumes;
 use super::write::Write;
-use crate::error::Op;
 use crate::ids::VmName;
 use crate::storage::Volume;
 
@@ -30,13 +29,11 @@ impl Host {
     pub async fn remove(self: &Arc<Self>, name: &VmName) -> Result<(), HostError> {
         let seen = self.snapshot();
         let vm = Arc::clone(seen.model.find_vm(name)?);
-        let registered = self
-            .operations
-            .register(vm.uuid, OperationKind::Remove)
-            .map_err(|no| no_turn(&vm, Op::RemoveVolume, no))?;
+        let registered =
+            self.operations.register(vm.uuid, OperationKind::Remove).map_err(|no| no_turn(&vm, no))?;
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            let held = registered.lock().await.map_err(|no| no_turn(&vm, Op::RemoveVolume, no))?;
+            let held = registered.lock().await.map_err(|no| no_turn(&vm, no))?;
             host.remove_held(&vm, &held).await
         });
         task.await.unwrap_or(Err(HostError::Bug))

@@ -75,10 +75,8 @@ impl Host {
             tell.send_replace(Some(Ok(())));
             return Ok(outcome);
         }
-        let registered = self
-            .operations
-            .register(vm.uuid, OperationKind::Start)
-            .map_err(|no| no_turn(&vm, Op::CreateDomain, no))?;
+        let registered =
+            self.operations.register(vm.uuid, OperationKind::Start).map_err(|no| no_turn(&vm, no))?;
         starts.insert(vm.uuid, outcome.clone());
         drop(starts);
         self.register_run(vm.uuid);
@@ -121,10 +119,15 @@ impl Host {
         if let Some(netvm) = seen.model.netvm_of(vm).filter(|netvm| netvm.class.has_lifecycle()) {
             let name = netvm.name.clone();
             // Chains of netvms have no loops; each Start is a task of its own, so this waits holding nothing.
-            Box::pin(self.start(&name)).await?;
+            let netvm = Box::pin(self.start(&name));
+            tokio::select! {
+                biased;
+                () = registered.cancel_token().cancelled() => return Err(called_off(vm)),
+                started = netvm => started?,
+            }
         }
 
-        let held = registered.lock().await.map_err(|no| no_turn(vm, Op::CreateDomain, no))?;
+        let held = registered.lock().await.map_err(|no| no_turn(vm, no))?;
         let gone = |_| Refusal::NoSuchVm { name: vm.name.clone() };
         let vm = Arc::clone(self.snapshot().model.find_uuid(vm.uuid).map_err(gone)?);
         self.register_run(vm.uuid);
@@ -218,6 +221,10 @@ impl Host {
             Err(failed) => {
                 for left in &failed.not_undone {
                     tracing::error!(vm = %vm.name, step = left.step, error = left.error.report(), "left behind");
+                }
+                // By whichever step it was in: to whoever waits it is the same.
+                if cancel.is_cancelled() && failed.error.kind() == Kind::Cancelled {
+                    return Err(called_off(vm));
                 }
                 Err(HostError::Step { vm: vm.name.clone(), step: failed.step, error: failed.error })
             }
@@ -441,16 +448,17 @@ impl Host {
 }
 
 /// A place in the queue that was not got.
-pub(super) fn no_turn(vm: &Vm, op: Op, no: NoTurn) -> HostError {
+pub(super) fn no_turn(vm: &Vm, no: NoTurn) -> HostError {
     match no {
         NoTurn::Full { limit } => {
             HostError::Limit { name: "operations_per_vm", value: u64::try_from(limit).unwrap_or(u64::MAX) }
         }
-        NoTurn::Cancelled => {
-            let words = "the VM was killed, or its domain ended, meanwhile";
-            HostError::Failed(Error::new(Kind::Cancelled, op, &vm.name).because(words))
-        }
+        NoTurn::Cancelled => called_off(vm),
     }
+}
+
+pub(super) fn called_off(vm: &Vm) -> HostError {
+    HostError::CalledOff { vm: vm.name.clone() }
 }
 
 fn step_error(vm: &Vm, step: &str, error: Error) -> HostError {
@@ -460,8 +468,9 @@ fn step_error(vm: &Vm, step: &str, error: Error) -> HostError {
 fn store_error(vm: &VmName, error: HostError) -> Error {
     match error {
         HostError::Failed(error) | HostError::Step { error, .. } => error,
-        other @ (HostError::Refused(_) | HostError::Limit { .. } | HostError::Bug) => {
-            Error::new(Kind::Backend, Op::Store, vm).because(other.report())
-        }
+        other @ (HostError::Refused(_)
+        | HostError::CalledOff { .. }
+        | HostError::Limit { .. }
+        | HostError::Bug) => Error::new(Kind::Backend, Op::Store, vm).because(other.report()),
     }
 }
