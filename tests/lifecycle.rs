@@ -289,6 +289,63 @@ fn a_guest_that_ended_while_no_daemon_ran_is_found_halted_with_its_data() {
 }
 
 #[test]
+fn right_after_ready_every_answer_is_of_the_last_run_though_volumes_are_still_put_to_rest() {
+    const VMS: usize = 24;
+    let write = |vdev: &str, text: &str| {
+        format!("[[rule]]\nstep = 'unpause'\nwrite = {{ vdev = '{vdev}', offset = 0, text = '{text}' }}\n")
+    };
+    let daemon = Start::new().script(&(write("xvda", "new-root") + &write("xvdb", "new-private"))).start();
+    template(&daemon);
+    let names: Vec<String> = (0..VMS).map(|n| format!("vm{n}")).collect();
+    for name in &names {
+        create(&daemon, name);
+    }
+    for name in names.iter().map(String::as_str).chain(["base"]) {
+        start(&daemon, name);
+    }
+    // The host is started anew: no domain is left, and every volume is as the power cut left it.
+    std::fs::remove_dir_all(daemon.state().join("sim")).unwrap();
+    let daemon = daemon.kill_and_restart_as(Start::new());
+    let socket = daemon.socket().clone();
+    let began: Vec<_> = names
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(n, name)| {
+            let (socket, name) = (socket.clone(), name.clone());
+            std::thread::spawn(move || {
+                let state = socket.call("mgmt.vm.CurrentState", &name, "", b"").ok();
+                let method = if n % 3 == 0 { "mgmt.vm.Remove" } else { "mgmt.vm.Start" };
+                (state, socket.call(method, &name, "", b"").ok())
+            })
+        })
+        .collect();
+    for began in began {
+        let (state, done) = began.join().unwrap();
+        assert_eq!(done, "");
+        assert_eq!(state, "mem=0 mem_static_max=0 cputime=0 power_state=Halted");
+    }
+    let head = |path: &Path, length: usize| {
+        let mut bytes = vec![0; length];
+        std::fs::File::open(path).unwrap().read_exact(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    for (n, name) in names.iter().rev().enumerate() {
+        let folder = pool(&daemon).join("appvms").join(name);
+        if n % 3 == 0 {
+            assert!(!folder.exists(), "{name}");
+            continue;
+        }
+        let running: Vec<_> = files(&folder).into_iter().filter(|name| name.contains("dirty")).collect();
+        let root = running.iter().find(|file| file.starts_with("root")).unwrap();
+        assert_eq!(head(&folder.join(root), 8), "new-root", "{name} has the template's last state");
+        assert_eq!(daemon.call("mgmt.vm.Kill", name, "", b"").ok(), "");
+        assert_eq!(head(&folder.join("private.img"), 11), "new-private", "{name} has its own");
+    }
+    until("all is at rest", || left_over(&daemon).is_empty());
+}
+
+#[test]
 fn a_daemon_killed_in_the_middle_of_a_start_leaves_a_halted_vm_and_nothing_else() {
     let daemon = Start::new().script("[[rule]]\nstep = 'create'\ntimes = 1\ndelay_ms = 600000\n").start();
     template(&daemon);

@@ -15,6 +15,7 @@ use super::operation::{OperationKind, Operations};
 use super::recovery;
 use super::rested::Rested;
 use super::sequencer::{EventLimits, Sequencer};
+use super::settling::Settling;
 use super::snapshot::{HostView, Snapshot, VolumeNaming};
 use super::start::Starts;
 use super::store::{Opened, Store};
@@ -53,6 +54,7 @@ pub struct Host {
     pub(super) storage: Storage,
     pub(super) operations: Arc<Operations>,
     pub(super) starts: Starts,
+    pub(super) settling: Settling,
     pub(super) claims: DiskClaims,
     pub(super) attached: Attached,
     pub(super) figures: Figures,
@@ -112,6 +114,7 @@ impl Host {
             storage,
             operations: Arc::new(Operations::new(config.operations_per_vm)),
             starts: Starts::default(),
+            settling: Settling::default(),
             claims: DiskClaims::new(),
             attached: Attached::default(),
             figures: Figures::default(),

@@ -45,6 +45,7 @@ pub mod remove;
 mod rested;
 pub mod sequencer;
 mod settings;
+mod settling;
 pub mod snapshot;
 mod start;
 #[cfg(test)]

@@ -56,16 +56,19 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
     for vm in seen.model.vms().filter(|vm| vm.class.has_lifecycle()) {
         if host.snapshot().run(vm.uuid).is_none() {
             let (host, vm, few) = (Arc::clone(host), Arc::clone(vm), Arc::clone(&few));
-            // Registered before anybody else can be: a Start of this VM waits for its volumes.
+            // Held before anybody else can ask: whoever works on this VM waits for its volumes.
             let Ok(registered) = host.operations.register(vm.uuid, OperationKind::Volume) else { continue };
+            let Ok(held) = registered.lock().await else { continue };
+            let unsettled = host.settling.begin(vm.uuid);
             let tasks = host.tasks.clone();
             tasks.spawn(async move {
-                let Ok(held) = registered.lock().await else { return };
                 let Ok(_one) = few.acquire().await else { return };
                 rest(&host, &vm).await;
+                drop(unsettled);
                 if host.snapshot().model.pending_run_of(vm.uuid).is_some() {
                     host.after_run(vm.uuid, &held).await;
                 }
+                drop((held, registered));
             });
         }
     }

@@ -110,6 +110,11 @@ impl Host {
         }
         self.sequencer.announce(vec![ModelEvent::of(vm, EventKind::DomainPreStart)]);
         let plan = plan_start(&seen, vm, self.hypervisor.boots_without_kernel())?;
+        tokio::select! {
+            biased;
+            () = registered.cancel_token().cancelled() => return Err(called_off(vm)),
+            () = self.at_rest_with_sources(&seen, vm) => {}
+        }
         for volume in plan.volumes() {
             let step = "verify volumes";
             self.storage.verify(volume).await.map_err(|error| step_error(vm, step, error))?;
@@ -141,6 +146,13 @@ impl Host {
             self.sequencer.publish_run(vm.uuid, None, Vec::new());
         }
         ended
+    }
+
+    /// Waits until start-up is done with the volumes of a VM and of what it is based on.
+    async fn at_rest_with_sources(&self, seen: &Snapshot, vm: &Vm) {
+        for vm in seen.model.with_templates(vm) {
+            self.settling.at_rest(vm.uuid).await;
+        }
     }
 
     /// From its registration on a VM counts as being started.
