@@ -15,11 +15,18 @@ pub struct Start {
     environment: Vec<(String, String)>,
     config: String,
     script: Option<String>,
+    state: Option<PathBuf>,
 }
 
 impl Default for Start {
     fn default() -> Self {
-        Self { hypervisor: "sim".into(), environment: Vec::new(), config: String::new(), script: None }
+        Self {
+            hypervisor: "sim".into(),
+            environment: Vec::new(),
+            config: String::new(),
+            script: None,
+            state: None,
+        }
     }
 }
 
@@ -54,6 +61,13 @@ impl Start {
     #[must_use]
     pub fn script(mut self, toml: &str) -> Self {
         self.script = Some(toml.into());
+        self
+    }
+
+    /// With its state elsewhere than beside its socket.
+    #[must_use]
+    pub fn state(mut self, dir: PathBuf) -> Self {
+        self.state = Some(dir);
         self
     }
 
@@ -95,7 +109,7 @@ impl Daemon {
             .arg("--config")
             .arg(&config)
             .arg("--state")
-            .arg(dir.path().join("state"))
+            .arg(how.state.clone().unwrap_or_else(|| dir.path().join("state")))
             .arg("--socket")
             .arg(&path)
             .args(["--log", "debug"])
@@ -145,7 +159,7 @@ impl Daemon {
 
     /// The folder of its state.
     pub fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.how.state.clone().unwrap_or_else(|| self.dir.path().join("state"))
     }
 
     /// Its process.

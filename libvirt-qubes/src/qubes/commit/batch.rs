@@ -81,21 +81,22 @@ impl Work {
         }
     }
 
-    /// One change in a transaction of its own, with the ballast given up for it if it may.
+    /// One change in a transaction of its own, with room made for it on a full file system if it frees some.
     fn alone(&mut self, change: &mut Vec<Box<dyn Change>>) -> Vec<Outcome> {
         let lost = match self.transaction(change) {
             Ok(outcomes) => return outcomes,
             Err(lost) => lost,
         };
-        let full = lost.error.kind() == Kind::NoSpace && lost.space == Space::Frees;
-        let lost = if full && self.store.give_up_ballast() {
-            match self.transaction(change) {
-                Ok(outcomes) => return outcomes,
-                Err(lost) => lost,
+        let mut lost = lost;
+        for make_room in [Store::fold_log, Store::give_up_ballast] {
+            let full = lost.error.kind() == Kind::NoSpace && lost.space == Space::Frees;
+            if full && make_room(&mut self.store) {
+                match self.transaction(change) {
+                    Ok(outcomes) => return outcomes,
+                    Err(again) => lost = again,
+                }
             }
-        } else {
-            lost
-        };
+        }
         tracing::error!(error = lost.error.report(), "commit failed");
         self.sequencer.announce(lost.pre_events);
         vec![Err(lost.error.into())]
@@ -129,13 +130,18 @@ impl Work {
             }
         }
         if self.in_transaction()
-            && let Err(error) = self.store.db.execute_batch("COMMIT").at_store(&self.store.name)
+            && let Err(error) = self.commit()
         {
             self.roll_back();
             return Err(Lost { pre_events: all_pre, space, error });
         }
         self.sequencer.publish_model(draft.model, announced);
         Ok(outcomes)
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        self.store.check_files()?;
+        self.store.db.execute_batch("COMMIT").at_store(&self.store.name)
     }
 
     /// Runs one change on the draft and writes it behind a savepoint.
@@ -153,6 +159,11 @@ impl Work {
         }
         if writes.is_empty() {
             return Step::Done { pre_events, events };
+        }
+        if own == Space::Takes
+            && let Err(error) = self.store.has_room()
+        {
+            return Step::Out { pre_events, error: error.into() };
         }
         let mut model = draft.model.clone();
         let written = catch_unwind(AssertUnwindSafe(|| self.write(&mut model, &writes)));

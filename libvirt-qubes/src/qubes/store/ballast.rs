@@ -1,41 +1,43 @@
 //! A file beside the database that is given up when the file system is full, so that what frees space
-//! can still be committed.
+//! can still be committed. While it is missing, nothing else is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// What the ballast gives: many times what one change needs.
 const SIZE: usize = 1 << 20;
 
-/// How long to wait before another try to put it back on a file system that was full.
-const RETRY: Duration = Duration::from_secs(10);
-
 #[derive(Debug)]
 pub(super) struct Ballast {
     path: PathBuf,
-    missing_since: Option<Instant>,
+    is_there: bool,
 }
 
 impl Ballast {
     /// The ballast of a state directory, put there if the file system has room.
     pub(super) fn load(dir: &Path) -> Self {
-        let mut ballast = Self { path: dir.join("ballast"), missing_since: None };
-        let whole = std::fs::metadata(&ballast.path).is_ok_and(|file| file.len() == SIZE as u64);
-        if !whole {
-            ballast.put();
+        let path = dir.join("ballast");
+        let is_there = std::fs::metadata(&path).is_ok_and(|file| file.len() == SIZE as u64);
+        let mut ballast = Self { path, is_there };
+        if !ballast.restore() {
+            tracing::warn!(path = %ballast.path.display(), "no room for the ballast: only what frees space is stored");
         }
         ballast
     }
 
+    /// Whether it was not given up, or is back.
+    pub(super) fn is_there(&self) -> bool {
+        self.is_there
+    }
+
     /// Gives the space up. `false` when there is none to give.
     pub(super) fn give_up(&mut self) -> bool {
-        if self.missing_since.is_some() {
+        if !self.is_there {
             return false;
         }
-        self.missing_since = Some(Instant::now());
+        self.is_there = false;
         let gone = File::open(&self.path).and_then(|file| {
             std::fs::remove_file(&self.path)?;
             drop(file);
@@ -53,26 +55,26 @@ impl Ballast {
         }
     }
 
-    /// Puts it back after it was given up, when there may be room again.
-    pub(super) fn restore(&mut self) {
-        if self.missing_since.is_some_and(|since| since.elapsed() >= RETRY) {
-            self.put();
+    /// Puts it back if it is missing and there is room. Whether it is there.
+    pub(super) fn restore(&mut self) -> bool {
+        if self.is_there {
+            return true;
         }
-    }
-
-    fn put(&mut self) {
         match write(&self.path) {
-            Ok(()) => self.missing_since = None,
+            Ok(()) => {
+                tracing::info!(path = %self.path.display(), "the ballast is there");
+                self.is_there = true;
+            }
             Err(error) => {
-                self.missing_since = Some(Instant::now());
+                tracing::debug!(path = %self.path.display(), %error, "no room for the ballast");
                 if let Err(error) = std::fs::remove_file(&self.path)
                     && error.kind() != io::ErrorKind::NotFound
                 {
                     tracing::warn!(path = %self.path.display(), %error, "cannot remove half a ballast");
                 }
-                tracing::warn!(path = %self.path.display(), %error, "no room for the ballast");
             }
         }
+        self.is_there
     }
 }
 
@@ -102,8 +104,8 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE as u64);
         assert!(ballast.give_up());
         assert!(!path.exists() && !ballast.give_up());
-        ballast.put();
-        assert!(path.exists() && ballast.give_up());
+        assert!(ballast.restore() && path.exists() && ballast.restore());
+        assert!(ballast.give_up());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod ballast;
 pub(super) mod columns;
 pub(super) mod error;
+mod files;
 mod first;
 mod load;
 mod lock;
@@ -18,11 +19,13 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
 use self::ballast::Ballast;
 use self::error::AtStore;
+use self::files::Files;
 pub use self::first::FirstStart;
 use self::lock::StateLock;
 use super::model::Model;
@@ -41,6 +44,7 @@ pub struct Store {
     /// The database's path, for messages.
     pub(super) name: String,
     ballast: Ballast,
+    files: Files,
     reserved_numbers: u64,
     _lock: StateLock,
 }
@@ -92,9 +96,17 @@ impl Store {
         let mut model = load::model(&db, &name)?;
         ensure_dom0(&db, &name, &mut model)?;
         let ballast = Ballast::load(dir);
-        let last_number = reserved_numbers(&db, &name)?;
-        let mut store = Self { db, name, ballast, reserved_numbers: last_number, _lock: lock };
-        store.reserve_numbers(last_number)?;
+        let files = Files::opened(&path)?;
+        let mut last_number = reserved_numbers(&db, &name)?;
+        let mut store = Self { db, name, ballast, files, reserved_numbers: last_number, _lock: lock };
+        match store.reserve_numbers(last_number) {
+            Err(error) if error.kind() == Kind::NoSpace => {
+                // What is there can be read, and removed; it will be reserved as soon as there is room.
+                last_number = last_number.max(numbers_of_now());
+                tracing::error!(error = error.report(), "the state's file system is full");
+            }
+            reserved => reserved?,
+        }
         let start = match before {
             schema::Before::Empty => Start::First,
             schema::Before::Filled => Start::Later,
@@ -112,11 +124,15 @@ impl Store {
         let reserved = number.saturating_add(NUMBER_BLOCK);
         let sql = "INSERT INTO meta (key, value) VALUES ('event_numbers', ?1)
             ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-        let write = |db: &Connection| db.execute(sql, [reserved.to_string()]).at_store(&self.name);
-        match write(&self.db) {
-            Err(error) if error.kind() == Kind::NoSpace && self.ballast.give_up() => write(&self.db)?,
-            result => result?,
-        };
+        self.check_files()?;
+        let write = |store: &Self| store.db.execute(sql, [reserved.to_string()]).at_store(&store.name);
+        let mut written = write(self);
+        for make_room in [Self::fold_log, Self::give_up_ballast] {
+            if written.as_ref().is_err_and(|error| error.kind() == Kind::NoSpace) && make_room(self) {
+                written = write(self);
+            }
+        }
+        written?;
         self.reserved_numbers = reserved;
         Ok(())
     }
@@ -134,15 +150,57 @@ impl Store {
         folded.and(closed)
     }
 
-    /// Gives the ballast up on a full file system; `false` when there is none.
-    pub(super) fn give_up_ballast(&mut self) -> bool {
-        self.ballast.give_up()
+    /// Fails when the files of the store were removed or replaced: what is written now would be lost.
+    pub(super) fn check_files(&mut self) -> Result<()> {
+        self.files.check()
     }
 
-    /// Puts the ballast back if it was given up and there is room again.
-    pub(super) fn restore_ballast(&mut self) {
-        self.ballast.restore();
+    /// Folds the log into the database, so that the next transaction is written over its begin: that needs no
+    /// room. `false` when it cannot be.
+    pub(super) fn fold_log(&mut self) -> bool {
+        let folded = self.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, i64>(0));
+        match folded {
+            Ok(busy) => busy == 0,
+            Err(error) => {
+                tracing::debug!(%error, "the log cannot be folded");
+                false
+            }
+        }
     }
+
+    /// Gives the ballast up on a full file system; `false` when there is none.
+    pub(super) fn give_up_ballast(&mut self) -> bool {
+        let given = self.ballast.give_up();
+        if given {
+            // The database may have to grow for that: while there is room. If it fails there is still the room.
+            self.fold_log();
+        }
+        given
+    }
+
+    /// Fails while there is no ballast: what takes space must leave the rest to what frees some.
+    pub(super) fn has_room(&mut self) -> Result<()> {
+        if self.ballast.restore() {
+            return Ok(());
+        }
+        let words = "the file system is full: only what frees space can be stored";
+        Err(Error::new(Kind::NoSpace, Op::Store, &self.name).because(words))
+    }
+
+    /// Puts a ballast back that was given up, if there is room again; before that, while there is room, the
+    /// database takes what the log holds.
+    pub(super) fn restore_ballast(&mut self) {
+        if !self.ballast.is_there() {
+            self.fold_log();
+            self.ballast.restore();
+        }
+    }
+}
+
+/// Numbers of events for a start that cannot reserve any: above those of an earlier start that could not either.
+fn numbers_of_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0)
 }
 
 /// There is no model without dom0: one whose row is bad or missing begins anew, with nothing set.
@@ -197,6 +255,8 @@ fn connect(path: &PathBuf) -> Result<Connection> {
     db.pragma_update(None, "trusted_schema", false).at_store(name)?;
     // A page whose content is damaged is an error, not an answer.
     db.pragma_update(None, "cell_size_check", true).at_store(name)?;
+    // A full disk elsewhere is nothing to the store.
+    db.pragma_update(None, "temp_store", "memory").at_store(name)?;
     // The log goes back to this size at a checkpoint after a burst.
     pragma(&db, path, "journal_size_limit", "4194304")?;
     db.set_prepared_statement_cache_capacity(64);
