@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use super::{Config, ConfigError, HypervisorChoice, LogFilter};
 
@@ -11,13 +11,13 @@ use super::{Config, ConfigError, HypervisorChoice, LogFilter};
 #[command(name = "mgmtd", version)]
 pub struct Flags {
     /// The configuration; /etc/mgmtd/mgmtd.toml where it is not given and that exists
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Print the configuration that is in force, and end
     #[arg(long)]
     pub print_config: bool,
     /// Where to keep what must survive
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub state: Option<PathBuf>,
     /// Listen here, and nowhere else; may be given more than once
     #[arg(long, value_name = "PATH")]
@@ -26,11 +26,41 @@ pub struct Flags {
     #[arg(long, value_enum)]
     pub hypervisor: Option<HypervisorChoice>,
     /// What to log, such as info or mgmt_rpc=debug,info
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", global = true)]
     pub log: Option<LogFilter>,
     /// Send tracebacks in exceptions
     #[arg(long)]
     pub debug: bool,
+    /// What to do with the state instead of serving it
+    #[command(subcommand)]
+    pub offline: Option<Offline>,
+}
+
+/// What is done to a state while no daemon uses it.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Offline {
+    /// Take a system in from its qubes.xml, into an empty state
+    Import {
+        /// The qubes.xml
+        file: PathBuf,
+        /// Where the VMs' folders lie (/var/lib/qubes), for their firewall.xml and notes.txt
+        #[arg(long, value_name = "DIR")]
+        vm_dirs: Option<PathBuf>,
+        /// Set aside what is bad in it, instead of refusing the whole file
+        #[arg(long)]
+        set_aside: bool,
+        /// Report in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the system as qubes.xml into a folder
+    Export {
+        /// The folder
+        dir: PathBuf,
+        /// Report in JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl Flags {

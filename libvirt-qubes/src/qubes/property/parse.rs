@@ -54,7 +54,7 @@ fn printable(byte: u8) -> bool {
 }
 
 /// A decimal number as Python's `int()` reads it: white space around it, a sign, single `_` between digits.
-fn integer(text: &str) -> Option<i64> {
+pub(in super::super) fn integer(text: &str) -> Option<i64> {
     let text = text.trim_matches(|c: char| u8::try_from(c).is_ok_and(is_space));
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     let mut last_was_digit = false;
@@ -71,7 +71,7 @@ fn integer(text: &str) -> Option<i64> {
     text.replace('_', "").parse().ok()
 }
 
-fn boolean(text: &str) -> Option<bool> {
+pub(in super::super) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "0" | "no" | "false" | "off" => Some(false),
         "1" | "yes" | "true" | "on" => Some(true),

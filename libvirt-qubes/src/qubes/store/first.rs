@@ -41,19 +41,17 @@ pub(super) fn contents(first: &FirstStart) -> Result<Vec<Write>> {
             colour: colour.parse().map_err(built_in)?,
         })));
     }
-    let volumes: PoolName = "varlibqubes".parse().map_err(built_in)?;
-    let kernels: PoolName = "linux-kernel".parse().map_err(built_in)?;
-    writes.push(pool(&volumes, first.driver, &first.volumes, 1)?);
-    writes.push(pool(&kernels, "linux-kernel", &first.kernels, 2)?);
+    let [volumes, kernels] = pools(first)?;
+    writes.extend([volumes.clone(), kernels.clone()].map(Write::SetPool));
     writes.push(Write::AddVm(Arc::new(dom0(BLACK))));
-    writes.push(Write::SetGlobal(Global::DefaultPool, Some(Value::Pool(volumes))));
-    writes.push(Write::SetGlobal(Global::DefaultPoolKernel, Some(Value::Pool(kernels))));
+    writes.push(Write::SetGlobal(Global::DefaultPool, Some(Value::Pool(volumes.name.clone()))));
+    writes.push(Write::SetGlobal(Global::DefaultPoolKernel, Some(Value::Pool(kernels.name.clone()))));
     writes.push(Write::SetGlobal(Global::DefaultKernel, Some(Value::text(""))));
     Ok(writes)
 }
 
 /// dom0 with nothing set.
-pub(super) fn dom0(label: LabelIndex) -> Vm {
+pub(in super::super) fn dom0(label: LabelIndex) -> Vm {
     Vm {
         uuid: Vm::DOM0,
         qid: Qid::DOM0,
@@ -70,13 +68,20 @@ pub(super) fn dom0(label: LabelIndex) -> Vm {
     }
 }
 
-fn pool(name: &PoolName, driver: &str, dir: &std::path::Path, position: u32) -> Result<Write> {
+/// The pools of a first start: for volumes, and for kernels.
+pub(in super::super) fn pools(first: &FirstStart) -> Result<[Arc<Pool>; 2]> {
+    let volumes: PoolName = "varlibqubes".parse().map_err(built_in)?;
+    let kernels: PoolName = "linux-kernel".parse().map_err(built_in)?;
+    Ok([pool(&volumes, first.driver, &first.volumes, 1)?, pool(&kernels, "linux-kernel", &first.kernels, 2)?])
+}
+
+fn pool(name: &PoolName, driver: &str, dir: &std::path::Path, position: u32) -> Result<Arc<Pool>> {
     let place = dir.to_str().filter(|_| dir.is_absolute()).ok_or_else(|| {
         Error::new(Kind::Invalid, Op::Store, dir.display())
             .because("a pool's folder must be an absolute path in UTF-8")
     })?;
     let options = BTreeMap::from([("dir_path".into(), place.into())]);
-    Ok(Write::SetPool(Arc::new(Pool { name: name.clone(), driver: driver.into(), options, position })))
+    Ok(Arc::new(Pool { name: name.clone(), driver: driver.into(), options, position }))
 }
 
 fn built_in(error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -31,6 +31,9 @@ use super::rows::{AssignmentRow, GlobalRow, PendingRow, PendingVolumeRow, Rows, 
 use crate::error::Result;
 use crate::ids::{ByteSize, PoolName};
 
+/// A row of `vm_property` with this name is no property: it says why the VM was set aside when it was imported.
+pub(super) const SET_ASIDE: &str = "!";
+
 /// Why a row is bad.
 type Bad = String;
 
@@ -206,6 +209,9 @@ impl Loading {
             return Err("dom0 alone has class AdminVM, number 0 and the identity of zeros".to_owned());
         }
         for (name, text) in rows.properties.remove(&row.uuid).unwrap_or_default() {
+            if name == SET_ASIDE {
+                return Err(text);
+            }
             let property = applicable(class, &name)?;
             let value = value_of_text(property.row().kind, &text);
             let value = value.ok_or_else(|| format!("property {name} has the value {text:?}"))?;
@@ -330,6 +336,9 @@ impl Loading {
             GlobalKind::Str => text(Type::Str)?,
             GlobalKind::Int => text(Type::Int)?,
             GlobalKind::Bool => text(Type::Bool)?,
+            GlobalKind::Vm | GlobalKind::Pool if row.value.is_some() => {
+                return Err("it has the value of another type".to_owned());
+            }
             GlobalKind::Vm => Value::Vm(row.vm.as_deref().map(|vm| self.known.vm(vm)).transpose()?),
             GlobalKind::Pool => Value::Pool(self.known.pool(row.pool.as_deref().ok_or("it names no pool")?)?),
         };

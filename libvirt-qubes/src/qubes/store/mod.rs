@@ -8,6 +8,7 @@ pub(super) mod columns;
 pub(super) mod error;
 mod files;
 mod first;
+mod import;
 mod load;
 mod lock;
 mod rows;
@@ -27,6 +28,8 @@ use self::ballast::Ballast;
 use self::error::AtStore;
 use self::files::Files;
 pub use self::first::FirstStart;
+pub(super) use self::first::{dom0, pools};
+pub use self::import::{Filled, NotEmpty};
 use self::lock::StateLock;
 use super::model::Model;
 use super::vm::Vm;
@@ -210,7 +213,7 @@ fn ensure_dom0(db: &Connection, name: &str, model: &mut Model) -> Result<()> {
     }
     let label = model.label(first::BLACK).or_else(|| model.labels().next()).map(|label| label.index);
     let label = label.ok_or_else(|| Error::new(Kind::Corrupt, Op::Store, name).because("it has no label"))?;
-    let dom0 = Arc::new(first::dom0(label));
+    let dom0 = Arc::new(dom0(label));
     if model.uuid_is_free(Vm::DOM0) {
         Write::AddVm(dom0.clone()).execute(db).at_store(name)?;
     }

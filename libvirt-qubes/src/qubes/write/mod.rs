@@ -150,6 +150,8 @@ impl Write {
     }
 }
 
+pub(super) use vm::store_volume as volume;
+
 /// Fails unless a statement changed exactly one row: the row that the model says is there.
 fn one(changed: usize) -> rusqlite::Result<()> {
     if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }

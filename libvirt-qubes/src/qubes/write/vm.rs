@@ -77,7 +77,11 @@ pub(super) fn set_volume(
     })
 }
 
-pub(super) fn store_volume(db: &Connection, vm: Uuid, volume: &VolumeConfig) -> rusqlite::Result<()> {
+pub(in super::super) fn store_volume(
+    db: &Connection,
+    vm: Uuid,
+    volume: &VolumeConfig,
+) -> rusqlite::Result<()> {
     let sql = "INSERT INTO volume (vm, name, position, pool, vid, kind, size, access, revisions_to_keep, ephemeral)
         VALUES (?1, ?2, (SELECT coalesce(max(position), 0) + 1 FROM volume WHERE vm = ?1), ?3, ?4, ?5, ?6, ?7, ?8, ?9)
         ON CONFLICT (vm, name) DO UPDATE SET pool = excluded.pool, vid = excluded.vid, kind = excluded.kind,

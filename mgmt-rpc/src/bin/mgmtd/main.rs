@@ -1,6 +1,7 @@
 //! The daemon: configuration in, sockets open, one host served until it is told to stop.
 
 mod hypervisor;
+mod offline;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(30);
 fn main() -> ExitCode {
     let flags = Flags::parse();
     match run(&flags) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("mgmtd: {error:#}");
             ExitCode::FAILURE
@@ -34,23 +35,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &Flags) -> anyhow::Result<()> {
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = flags.configuration(variables)?;
     if flags.print_config {
         print!("{}", config.print()?);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let filter = config.log.filter()?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    if let Some(offline) = &flags.offline {
+        return offline::run(offline, &config);
+    }
     raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let ended = runtime.block_on(serve(config));
     // Whatever still blocks a thread is the kernel's to end.
     runtime.shutdown_background();
-    ended
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// Lets the process open as many files as it may: each connection takes one, each disk of a VM more.

@@ -1,0 +1,91 @@
+//! The subcommands: what is done to a state while no daemon uses it.
+//!
+//! Exit code 0: done, with notes maybe. 1: not done, or something that was said is a problem.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use libvirt_qubes::qubes::offline::{self, Bad, ImportError, ImportRequest};
+use libvirt_qubes::qubes::qubes_xml::finding::{Finding, Weight};
+use mgmt_rpc::config::{Config, Offline};
+use serde_json::json;
+
+/// In which form to report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
+
+pub(crate) fn run(what: &Offline, config: &Config) -> anyhow::Result<ExitCode> {
+    let form = |json: bool| if json { Form::Json } else { Form::Text };
+    match what {
+        Offline::Import { file, vm_dirs, set_aside, json } => {
+            let request = ImportRequest {
+                state: crate::absolute(config.state.clone()),
+                storage_dir: crate::absolute(config.storage_dir()),
+                file: file.clone(),
+                vm_dirs: vm_dirs.clone(),
+                bad: if *set_aside { Bad::SetAside } else { Bad::Refused },
+            };
+            import(&request, form(*json))
+        }
+        Offline::Export { dir, json } => export(&crate::absolute(config.state.clone()), dir, form(*json)),
+    }
+}
+
+fn import(request: &ImportRequest, form: Form) -> anyhow::Result<ExitCode> {
+    let state = request.state.display();
+    match offline::import(request) {
+        Ok(imported) => {
+            let summary = match imported.set_aside {
+                0 => format!("{} VMs taken into {state}", imported.vms),
+                bad => format!("{} VMs taken into {state}, {bad} rows set aside", imported.vms),
+            };
+            report(form, "imported", &summary, &imported.findings)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(ImportError::Problems(findings)) => {
+            let file = request.file.display();
+            let summary =
+                format!("nothing was taken in: {file} has problems (--set-aside takes in the rest)");
+            report(form, "refused", &summary, &findings)?;
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error @ (ImportError::NotEmpty(_) | ImportError::Failed(_))) => {
+            Err(error).with_context(|| format!("importing into {state}"))
+        }
+        Err(error @ ImportError::NotXml(_)) => Err(error).with_context(|| request.file.display().to_string()),
+    }
+}
+
+fn export(state: &Path, dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
+    let exported = offline::export(state, dir)
+        .map_err(|error| anyhow::anyhow!("exporting {}: {}", state.display(), error.report()))?;
+    let summary = format!("{} VMs written to {}", exported.vms, dir.display());
+    report(form, "exported", &summary, &exported.findings)?;
+    let whole = exported.findings.iter().all(|finding| finding.weight == Weight::Note);
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Findings go to standard error, the summary to standard output; as JSON, all of it there.
+fn report(form: Form, outcome: &str, summary: &str, findings: &[Finding]) -> anyhow::Result<()> {
+    match form {
+        Form::Json => {
+            let report = json!({ "outcome": outcome, "summary": summary, "findings": findings });
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        }
+        Form::Text => {
+            for finding in findings {
+                let weight = match finding.weight {
+                    Weight::Note => "note",
+                    Weight::Problem => "problem",
+                };
+                eprintln!("{weight}: {finding}");
+            }
+            println!("{summary}");
+        }
+    }
+    Ok(())
+}
