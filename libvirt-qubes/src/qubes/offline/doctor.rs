@@ -1,0 +1,153 @@
+//! Examining a state: the database, what is set aside in it, and what lies in the pools.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::super::class::VolumeKind;
+use super::super::model::Model;
+use super::super::pool::Pool;
+use super::super::store::Mend;
+use super::super::store::doctor;
+use super::super::volumes;
+use crate::error::Result;
+use crate::ids::PoolName;
+use crate::storage::{Contents, DriverKind, VolumeId};
+
+/// What an examination found.
+#[derive(Debug, Serialize)]
+pub struct Examined {
+    /// The version of the store's schema.
+    pub schema: usize,
+    /// The version that this release knows; an older one is migrated at the next start.
+    pub known_schema: usize,
+    /// VMs, dom0 included.
+    pub vms: usize,
+    /// What a person should look at.
+    pub findings: Vec<Trouble>,
+    /// What a repair would do; what it did, if it was asked for.
+    pub repairs: Vec<String>,
+    /// The copy of the database that was made before the repair.
+    pub copy: Option<PathBuf>,
+}
+
+/// Something that is not in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// What kind of thing.
+    pub kind: TroubleKind,
+    /// What it is about.
+    pub about: String,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// Kinds of what is not in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TroubleKind {
+    /// SQLite finds the file damaged.
+    Damage,
+    /// Rows refer to none.
+    Dangling,
+    /// A row breaks a rule.
+    SetAside,
+    /// An operation did not end; the next start undoes or finishes it.
+    Unfinished,
+    /// A pool cannot be looked at.
+    Pool,
+    /// A VM's volume is not there.
+    MissingVolume,
+    /// A volume is there that is no VM's.
+    UnownedVolume,
+    /// Something that is no volume lies in a pool.
+    UnknownFile,
+    /// The ballast is missing.
+    Ballast,
+}
+
+impl TroubleKind {
+    /// The kind in words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Damage => "damaged database",
+            Self::Dangling => "dangling rows",
+            Self::SetAside => "row set aside",
+            Self::Unfinished => "unfinished operation",
+            Self::Pool => "pool",
+            Self::MissingVolume => "missing volume",
+            Self::UnownedVolume => "volume of no VM",
+            Self::UnknownFile => "unknown file",
+            Self::Ballast => "ballast",
+        }
+    }
+}
+
+/// Examines a state directory, and repairs what can be without loss if that is asked for. Nothing in a pool is ever
+/// changed.
+///
+/// # Errors
+/// There is no store, it is in use, or cannot be read.
+pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
+    let seen = doctor::look(state, mend)?;
+    let model = &seen.model;
+    let mut findings = Vec::new();
+    let mut add = |kind, about: &str, text: String| findings.push(Trouble { kind, about: about.to_owned(), text });
+    seen.damage.iter().for_each(|text| add(TroubleKind::Damage, "state.db", text.clone()));
+    seen.dangling.iter().for_each(|text| add(TroubleKind::Dangling, "state.db", text.clone()));
+    for row in model.set_aside() {
+        add(TroubleKind::SetAside, &format!("{} {:?}", row.table, row.name), row.reason.clone());
+    }
+    for row in model.pending() {
+        let (kind, phase) = row.kind.words();
+        let phase = phase.map(|phase| format!(", {phase}")).unwrap_or_default();
+        add(TroubleKind::Unfinished, row.vm.name.as_str(), format!("{kind}{phase}; settled at the next start"));
+    }
+    for pool in model.pools() {
+        match contents(pool) {
+            Ok(Some(contents)) => compare(model, pool, &contents, &mut add),
+            Ok(None) => {}
+            Err(reason) => add(TroubleKind::Pool, pool.name.as_str(), reason),
+        }
+    }
+    if !seen.ballast {
+        add(TroubleKind::Ballast, "ballast", "it is missing or too small".to_owned());
+    }
+    let (schema, known_schema) = seen.schema;
+    let vms = model.vm_count();
+    Ok(Examined { schema, known_schema, vms, findings, repairs: seen.repairs, copy: seen.copy })
+}
+
+/// What lies in a pool of volumes; `None` for a pool of kernels, and where there is no folder yet.
+fn contents(pool: &Pool) -> std::result::Result<Option<Contents>, String> {
+    let kind = pool.driver.parse::<DriverKind>().map_err(|_| format!("there is no driver {:?}", &*pool.driver))?;
+    if kind == DriverKind::LinuxKernel {
+        return Ok(None);
+    }
+    let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let driver = kind.open(&options).map_err(|error| error.report())?;
+    driver.contents().map(Some).map_err(|error| error.report())
+}
+
+fn compare(model: &Model, pool: &Pool, contents: &Contents, add: &mut impl FnMut(TroubleKind, &str, String)) {
+    let there: HashSet<&VolumeId> = contents.volumes.iter().collect();
+    let at = |id: &VolumeId| format!("{id} in pool {}", pool.name);
+    for vm in model.vms() {
+        let lasting = vm.volumes.iter().filter(|v| v.kind == VolumeKind::Origin && v.pool == pool.name);
+        for volume in lasting {
+            let id = volumes::id(vm, &volume.name);
+            if !there.contains(&id) {
+                add(TroubleKind::MissingVolume, &at(&id), format!("volume {} of {}", volume.name, vm.name));
+            }
+        }
+    }
+    let owned = |pool: &PoolName, id: &VolumeId| model.occupant(pool.as_str(), &id.to_string()).is_some();
+    for id in contents.volumes.iter().filter(|id| !owned(&pool.name, id)) {
+        add(TroubleKind::UnownedVolume, &at(id), "no VM has it; it is left alone".to_owned());
+    }
+    for path in &contents.unknown {
+        let text = format!("no volume of pool {}; it is left alone", pool.name);
+        add(TroubleKind::UnknownFile, &path.display().to_string(), text);
+    }
+}
