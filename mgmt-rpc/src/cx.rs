@@ -35,6 +35,11 @@ impl Dialect {
 pub trait Directory: Send + Sync + 'static {
     /// The VM that a request names, by the name that it has now; `None` if there is none.
     fn find(&self, vm: &VmRef) -> Option<VmName>;
+
+    /// Why a destination that was not found is none.
+    fn missing(&self, vm: &VmRef) -> Failure {
+        Failure::no_such_domain(&vm.to_string())
+    }
 }
 
 /// The circumstances of one call.

@@ -193,8 +193,8 @@ impl<H: Directory> Service<H> {
                 Decision::Deny => return Err(Failure::Denied),
             }
         }
-        let named = destination.to_string();
-        let destination = self.host.find(&destination).ok_or_else(|| Failure::no_such_domain(&named))?;
+        let found = self.host.find(&destination);
+        let destination = found.ok_or_else(|| self.host.missing(&destination))?;
         let Some(found) = self.table.find(&method) else {
             return Err(Failure::Absent(protocol_error("no such method: %s", &quoted(&method))));
         };

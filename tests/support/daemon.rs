@@ -208,6 +208,17 @@ impl Daemon {
         Self::start_in(dir, how)
     }
 
+    /// Kills it, lets somebody at its state, and starts it again.
+    #[must_use]
+    pub fn kill_and_restart_edited(mut self, edit: impl FnOnce(&Path)) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        edit(&self.state());
+        let (dir, how) = (Arc::clone(&self.dir), self.how.clone());
+        drop(self);
+        Self::start_in(dir, how)
+    }
+
     /// Asks it to stop (SIGTERM) and waits for the end; gives the exit code.
     pub fn terminate(mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);

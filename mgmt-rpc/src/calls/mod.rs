@@ -54,6 +54,21 @@ impl Directory for Host {
             VmRef::Uuid(uuid) => seen.model.vm(*uuid).map(|vm| vm.name.clone()),
         }
     }
+
+    /// Of a VM whose stored settings are damaged dom0 is told so, and how; to everybody else it is absent.
+    fn missing(&self, vm: &VmRef) -> Failure {
+        let seen = self.snapshot();
+        let refusal = match vm {
+            VmRef::Name(name) => seen.model.find_vm(name).err(),
+            VmRef::Uuid(uuid) => seen.model.find_uuid(*uuid).err(),
+        };
+        let reader = Reader { causes: Causes::Told, sees: &|_| true };
+        match refusal.map(|refusal| refused::failure(refusal.into(), reader)) {
+            Some(Failure::Exception(exception)) => Failure::Absent(exception),
+            Some(failure) => failure,
+            None => Failure::no_such_domain(&vm.to_string()),
+        }
+    }
 }
 
 /// What a handler does with the library's failure.

@@ -53,7 +53,16 @@ pub enum Offline {
         #[arg(long)]
         json: bool,
     },
-    /// Write the system as qubes.xml into a folder
+    /// Look for what is not in order in the state and its pools
+    Doctor {
+        /// Put right what can be without loss; the database is copied first
+        #[arg(long)]
+        repair: bool,
+        /// Report in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the system as qubes.xml and the VMs' files into a folder
     Export {
         /// The folder
         dir: PathBuf,

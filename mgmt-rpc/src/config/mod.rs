@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::flags::Flags;
+pub use self::flags::{Flags, Offline};
 pub use self::log_filter::{BadLogFilter, LogFilter};
 pub use self::sections::{
     Audit, Backup, Buses, Compat, Enforce, HypervisorChoice, Limits, Metrics, Percent, Policy, Ready, Sim,

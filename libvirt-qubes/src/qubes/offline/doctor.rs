@@ -93,7 +93,8 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
     let seen = doctor::look(state, mend)?;
     let model = &seen.model;
     let mut findings = Vec::new();
-    let mut add = |kind, about: &str, text: String| findings.push(Trouble { kind, about: about.to_owned(), text });
+    let mut add =
+        |kind, about: &str, text: String| findings.push(Trouble { kind, about: about.to_owned(), text });
     seen.damage.iter().for_each(|text| add(TroubleKind::Damage, "state.db", text.clone()));
     seen.dangling.iter().for_each(|text| add(TroubleKind::Dangling, "state.db", text.clone()));
     for row in model.set_aside() {
@@ -102,7 +103,11 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
     for row in model.pending() {
         let (kind, phase) = row.kind.words();
         let phase = phase.map(|phase| format!(", {phase}")).unwrap_or_default();
-        add(TroubleKind::Unfinished, row.vm.name.as_str(), format!("{kind}{phase}; settled at the next start"));
+        add(
+            TroubleKind::Unfinished,
+            row.vm.name.as_str(),
+            format!("{kind}{phase}; settled at the next start"),
+        );
     }
     for pool in model.pools() {
         match contents(pool) {
@@ -121,7 +126,8 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
 
 /// What lies in a pool of volumes; `None` for a pool of kernels, and where there is no folder yet.
 fn contents(pool: &Pool) -> std::result::Result<Option<Contents>, String> {
-    let kind = pool.driver.parse::<DriverKind>().map_err(|_| format!("there is no driver {:?}", &*pool.driver))?;
+    let kind =
+        pool.driver.parse::<DriverKind>().map_err(|_| format!("there is no driver {:?}", &*pool.driver))?;
     if kind == DriverKind::LinuxKernel {
         return Ok(None);
     }

@@ -215,6 +215,9 @@ fn a_file_that_is_no_xml_changes_nothing() {
     imported(dir.path(), "<qubes/>", Bad::Refused).unwrap();
 }
 
+/// Class, backend, port, identity, mode, options.
+type DeviceSpec = (String, Option<usize>, String, String, usize, Vec<(String, String)>);
+
 /// A VM of a generated model.
 #[derive(Debug, Clone)]
 struct Spec {
@@ -224,7 +227,7 @@ struct Spec {
     netvm: Option<usize>,
     features: Vec<(String, String)>,
     tags: Vec<String>,
-    devices: Vec<(String, Option<usize>, String, String, usize, Vec<(String, String)>)>,
+    devices: Vec<DeviceSpec>,
 }
 
 fn spec() -> impl Strategy<Value = Spec> {

@@ -49,7 +49,7 @@ pub(in super::super) fn parse(
     }
 }
 
-fn printable(byte: u8) -> bool {
+pub(in super::super) fn printable(byte: u8) -> bool {
     (0x20..=0x7e).contains(&byte) || (b'\t'..=b'\r').contains(&byte)
 }
 

@@ -19,7 +19,7 @@ impl Ballast {
     /// The ballast of a state directory, put there if the file system has room.
     pub(super) fn load(dir: &Path) -> Self {
         let path = dir.join("ballast");
-        let is_there = std::fs::metadata(&path).is_ok_and(|file| file.len() == SIZE as u64);
+        let is_there = is_whole(dir);
         let mut ballast = Self { path, is_there };
         if !ballast.restore() {
             tracing::warn!(path = %ballast.path.display(), "no room for the ballast: only what frees space is stored");
@@ -76,6 +76,11 @@ impl Ballast {
         }
         self.is_there
     }
+}
+
+/// Whether the ballast of a state directory is there.
+pub(super) fn is_whole(dir: &Path) -> bool {
+    std::fs::metadata(dir.join("ballast")).is_ok_and(|file| file.len() == SIZE as u64)
 }
 
 /// Random content, so that a file system that compresses holds it at full size.

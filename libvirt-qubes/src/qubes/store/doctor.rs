@@ -193,7 +193,8 @@ fn respell(db: &Connection) -> rusqlite::Result<usize> {
         .collect();
     let mut changed = 0;
     for (vm, name, value) in rows {
-        let typed = Property::named(&name).filter(|property| matches!(property.row().kind, Type::Int | Type::Bool | Type::Str));
+        let typed = Property::named(&name)
+            .filter(|property| matches!(property.row().kind, Type::Int | Type::Bool | Type::Str));
         let Some(property) = typed else { continue };
         let parsed = parse::parse(&Model::default(), property, value.as_bytes());
         let Ok(canonical) = parsed.and_then(|value| property.canonical(value)) else { continue };

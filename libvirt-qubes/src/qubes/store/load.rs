@@ -19,7 +19,7 @@ use super::super::model::{Model, Reference, SetAside};
 use super::super::notes::Notes;
 use super::super::pending::{Pending, PendingKind, PendingVolume, Reserved};
 use super::super::pool::Pool;
-use super::super::property::{self, Property};
+use super::super::property::{self, Property, parse};
 use super::super::snapshot::{Cells, HostView, Snapshot, VolumeNaming};
 use super::super::value::{Type, Value};
 use super::super::vm::{Feature, Vm};
@@ -27,6 +27,7 @@ use super::super::volume::VolumeConfig;
 use super::super::write;
 use super::columns::{access_of_word, progress_of_word, value_of_text};
 use super::error::AtStore;
+use super::orphans;
 use super::rows::{AssignmentRow, GlobalRow, PendingRow, PendingVolumeRow, Rows, VmRow, VolumeRow};
 use crate::error::Result;
 use crate::ids::{ByteSize, PoolName};
@@ -41,6 +42,7 @@ type Bad = String;
 pub(super) fn model(db: &Connection, name: &str) -> Result<Model> {
     let mut rows = Rows::read(db).at_store(name)?;
     let mut loading = Loading { model: Model::default(), known: Known::of(&rows) };
+    orphans::find(&rows).into_iter().for_each(|row| loading.set_aside(row));
     loading.labels(&rows);
     loading.pools(&rows);
     for row in std::mem::take(&mut rows.vms) {
@@ -89,7 +91,7 @@ struct Loading {
     known: Known,
 }
 
-fn canonical_uuid(text: &str) -> std::result::Result<Uuid, Bad> {
+pub(super) fn canonical_uuid(text: &str) -> std::result::Result<Uuid, Bad> {
     let uuid = Uuid::try_parse(text).map_err(|error| format!("identity {text:?}: {error}"))?;
     if uuid.to_string() == text {
         Ok(uuid)
@@ -98,7 +100,7 @@ fn canonical_uuid(text: &str) -> std::result::Result<Uuid, Bad> {
     }
 }
 
-fn aside(table: &'static str, name: &str, reason: Bad) -> SetAside {
+pub(super) fn aside(table: &'static str, name: &str, reason: Bad) -> SetAside {
     SetAside {
         table,
         name: name.to_owned(),
@@ -121,6 +123,10 @@ impl Loading {
     fn labels(&mut self, rows: &Rows) {
         for (index, name, colour) in &rows.labels {
             match label(*index, name, colour) {
+                Ok(label) if self.model.label_named(name).is_some() => {
+                    let reason = "another label has this name".to_owned();
+                    self.set_aside(SetAside { label: Some(label.index), ..aside("label", name, reason) });
+                }
                 Ok(label) => self.model.put_label(Arc::new(label)),
                 Err(reason) => {
                     let index = u32::try_from(*index).ok().and_then(LabelIndex::new);
@@ -135,6 +141,11 @@ impl Loading {
             let options = rows.pool_options.iter().filter(|(pool, ..)| pool == name);
             let options = options.map(|(_, key, value)| (key.as_str().into(), value.as_str().into()));
             match pool(name, driver, *position, options.collect()) {
+                Ok(pool)
+                    if self.model.pools().any(|p| p.name == pool.name || p.position == pool.position) =>
+                {
+                    self.set_aside(aside("pool", name, "another pool has this name or place".to_owned()));
+                }
                 Ok(pool) => self.model.put_pool(Arc::new(pool)),
                 Err(reason) => self.set_aside(aside("pool", name, reason)),
             }
@@ -143,7 +154,7 @@ impl Loading {
 
     fn vm(&mut self, rows: &mut Rows, row: &VmRow) {
         let reserved = self.reserved(rows, row);
-        match self.judge_vm(rows, row) {
+        match self.judge_vm(rows, row).and_then(|vm| self.unlike_others(vm)) {
             Ok(vm) => {
                 // Bad rules and notes do no harm to the rest of a VM: no rule holds then, and everything is dropped.
                 if let Some(reason) = vm.firewall.damage() {
@@ -155,6 +166,24 @@ impl Loading {
                 self.model.put_vm(Arc::new(vm));
             }
             Err(reason) => self.set_aside(SetAside { reason, ..reserved }),
+        }
+    }
+
+    /// Nothing of a VM may be another's.
+    fn unlike_others(&self, vm: Vm) -> std::result::Result<Vm, Bad> {
+        let model = &self.model;
+        if model.vm(vm.uuid).is_some() || model.vm_named(vm.name.as_str()).is_some() {
+            return Err("another VM has its name or identity".to_owned());
+        }
+        if model.vm_with_qid(vm.qid).is_some() {
+            return Err(format!("another VM has its number {}", vm.qid));
+        }
+        let taken = |volume: &&Arc<VolumeConfig>| {
+            volume.vid.as_deref().is_some_and(|vid| model.occupant(volume.pool.as_str(), vid).is_some())
+        };
+        match vm.volumes.iter().find(taken) {
+            Some(volume) => Err(format!("volume {} is another VM's too", volume.name)),
+            None => Ok(vm),
         }
     }
 
@@ -333,7 +362,7 @@ impl Loading {
             value_of_text(kind, text).ok_or_else(|| format!("it has the value {text:?}"))
         };
         let value = match global.kind() {
-            GlobalKind::Str => text(Type::Str)?,
+            GlobalKind::Str => printable(text(Type::Str)?)?,
             GlobalKind::Int => text(Type::Int)?,
             GlobalKind::Bool => text(Type::Bool)?,
             GlobalKind::Vm | GlobalKind::Pool if row.value.is_some() => {
@@ -348,7 +377,7 @@ impl Loading {
 
     fn pending(&mut self, row: &PendingRow, rows: &Rows) {
         let volumes = rows.pending_volumes.iter().filter(|(id, _)| *id == row.id).map(|(_, volume)| volume);
-        match self.judge_pending(row, volumes.clone()) {
+        match self.judge_pending(row, volumes.clone()).and_then(|row| self.alone(row)) {
             Ok(row) => self.model.put_pending(Arc::new(row)),
             Err(reason) => {
                 let volumes = volumes.filter_map(|v| Some((v.pool.parse().ok()?, v.vid.as_str().into())));
@@ -360,6 +389,31 @@ impl Loading {
                     ..aside("pending", &row.name, reason)
                 });
             }
+        }
+    }
+
+    /// What an operation makes or removes is no VM's: settling it must not take anything from one.
+    fn alone(&self, row: Pending) -> std::result::Result<Pending, Bad> {
+        let (model, vm) = (&self.model, &row.vm);
+        if model.pending_row(row.id).is_some() {
+            return Err(format!("another operation has its number {}", row.id));
+        }
+        if !row.kind.reserves() {
+            return match row.kind.is_start() && (!model.has_row(vm.uuid) || model.start_pending(vm.uuid)) {
+                true => Err("its VM does not exist, or is being started by another operation".to_owned()),
+                false => Ok(row),
+            };
+        }
+        if model.has_row(vm.uuid)
+            || model.vm_named(vm.name.as_str()).is_some()
+            || model.vm_with_qid(vm.qid).is_some()
+        {
+            return Err("a VM has the name, number or identity that it reserves".to_owned());
+        }
+        let taken = |volume: &&PendingVolume| model.occupant(volume.pool.as_str(), &volume.vid).is_some();
+        match row.volumes.iter().find(taken) {
+            Some(volume) => Err(format!("its volume {} is another's", volume.vid)),
+            None => Ok(row),
         }
     }
 
@@ -412,7 +466,7 @@ fn firewall(rows: &mut Rows, row: &VmRow, class: VmClass) -> Firewall {
     }
 }
 
-fn report(row: &SetAside) {
+pub(super) fn report(row: &SetAside) {
     tracing::error!(
         table = row.table,
         name = row.name,
@@ -450,8 +504,17 @@ fn applicable(class: VmClass, name: &str) -> std::result::Result<Property, Bad> 
         .ok_or_else(|| format!("a VM of class {class} has no property {name:?} to set"))
 }
 
+/// Text holds no characters that a Set would refuse.
+fn printable(value: Value) -> std::result::Result<Value, Bad> {
+    match value.as_str() {
+        Some(text) if !text.bytes().all(parse::printable) => Err(format!("invalid characters in {text:?}")),
+        Some(_) | None => Ok(value),
+    }
+}
+
 /// The rules of a value by itself.
 fn judge(property: Property, value: Value) -> std::result::Result<Value, Bad> {
+    let value = printable(value).map_err(|bad| format!("property {property}: {bad}"))?;
     let canonical =
         property.canonical(value.clone()).map_err(|refusal| format!("property {property}: {refusal:?}"))?;
     if canonical == value { Ok(value) } else { Err(format!("property {property} has the value {value:?}")) }

@@ -5,12 +5,14 @@
 
 mod ballast;
 pub(super) mod columns;
+pub(super) mod doctor;
 pub(super) mod error;
 mod files;
 mod first;
 mod import;
 mod load;
 mod lock;
+mod orphans;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -20,18 +22,20 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
 use self::ballast::Ballast;
+pub use self::doctor::Mend;
 use self::error::AtStore;
 use self::files::Files;
 pub use self::first::FirstStart;
 pub(super) use self::first::{dom0, pools};
 pub use self::import::{Filled, NotEmpty};
 use self::lock::StateLock;
-use super::model::Model;
+use super::model::{Model, SetAside};
 use super::vm::Vm;
 use super::write::Write;
 use crate::error::{At, Error, Kind, Op, Result};
@@ -110,6 +114,13 @@ impl Store {
             }
             reserved => reserved?,
         }
+        let last_number = reserved_numbers(&db, &name, before)?;
+        if let Some(row) = last_number.bad {
+            model.put_set_aside(row);
+        }
+        let last_number = last_number.number;
+        let mut store = Self { db, name, ballast, reserved_numbers: last_number, _lock: lock };
+        store.reserve_numbers(last_number)?;
         let start = match before {
             schema::Before::Empty => Start::First,
             schema::Before::Filled => Start::Later,
@@ -222,12 +233,33 @@ fn ensure_dom0(db: &Connection, name: &str, model: &mut Model) -> Result<()> {
     Ok(())
 }
 
-fn reserved_numbers(db: &Connection, name: &str) -> Result<u64> {
+/// The number of the last event that may have been given out.
+struct LastNumber {
+    number: u64,
+    /// The row that should have told it.
+    bad: Option<SetAside>,
+}
+
+/// A store that does not tell goes on above whatever any daemon can have given out: as if one block had been reserved
+/// in each second since 1970.
+fn reserved_numbers(db: &Connection, name: &str, before: schema::Before) -> Result<LastNumber> {
     use rusqlite::OptionalExtension;
     let sql = "SELECT value FROM meta WHERE key = 'event_numbers'";
-    let text: Option<String> = db.query_row(sql, [], |row| row.get(0)).optional().at_store(name)?;
-    let Some(text) = text else { return Ok(0) };
-    text.parse().map_err(|error| Error::new(Kind::Corrupt, Op::Store, name).because(error))
+    let row = |row: &rusqlite::Row<'_>| rows::text(row, 0);
+    let text = db.query_row(sql, [], row).optional().at_store(name)?;
+    let told = text.as_deref().and_then(|text| text.parse().ok());
+    match (told, before) {
+        (Some(number), _) => Ok(LastNumber { number, bad: None }),
+        (None, schema::Before::Empty) => Ok(LastNumber { number: 0, bad: None }),
+        (None, schema::Before::Filled) => {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let number = since.as_secs().saturating_mul(NUMBER_BLOCK).min(i64::MAX.unsigned_abs());
+            let row =
+                load::aside("meta", "event_numbers", format!("it is no number: {text:?}; {number} taken"));
+            load::report(&row);
+            Ok(LastNumber { number, bad: Some(row) })
+        }
+    }
 }
 
 fn make_folder(dir: &Path) -> Result<()> {

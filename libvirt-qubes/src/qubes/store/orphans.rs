@@ -28,7 +28,8 @@ pub(super) fn find(rows: &Rows) -> Vec<SetAside> {
     of_nobody(&rows.notes, &vms).for_each(|(vm, _)| add("notes", vm, &nothing));
     for (vm, volumes) in of_nobody(&rows.volumes, &vms) {
         add("volume", vm, &|row| {
-            let places = volumes.iter().filter_map(|v| Some((v.pool.parse().ok()?, v.vid.as_deref()?.into())));
+            let places =
+                volumes.iter().filter_map(|v| Some((v.pool.parse().ok()?, v.vid.as_deref()?.into())));
             row.volumes = places.collect();
         });
     }
@@ -57,13 +58,17 @@ pub(super) fn find(rows: &Rows) -> Vec<SetAside> {
     }
     for (id, volume) in rows.pending_volumes.iter().filter(|(id, _)| !operations.contains(id)) {
         add("pending_volume", &format!("operation {id}"), &|row| {
-            row.volumes = volume.pool.parse().ok().map(|pool| (pool, volume.vid.as_str().into())).into_iter().collect();
+            row.volumes =
+                volume.pool.parse().ok().map(|pool| (pool, volume.vid.as_str().into())).into_iter().collect();
         });
     }
     found.sort_by(|a, b| (a.table, &a.name).cmp(&(b.table, &b.name)));
     found
 }
 
-fn of_nobody<'a, T>(rows: &'a OfVm<T>, vms: &HashSet<&str>) -> impl Iterator<Item = (&'a String, &'a Vec<T>)> {
+fn of_nobody<'a, T>(
+    rows: &'a OfVm<T>,
+    vms: &HashSet<&str>,
+) -> impl Iterator<Item = (&'a String, &'a Vec<T>)> {
     rows.iter().filter(|(vm, _)| !vms.contains(vm.as_str()))
 }

@@ -115,7 +115,7 @@ fn of_vm<T>(
 
 /// Text as it stands there. Bytes that are none become U+FFFD, which no rule lets pass: one such cell must not
 /// keep the rest from being read.
-fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(optional(row, column)?.unwrap_or_default())
 }
 

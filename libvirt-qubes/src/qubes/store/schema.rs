@@ -37,20 +37,8 @@ fn migrate_by(
     migrations: &[&str],
     fill: impl FnOnce(&Connection) -> Result<()>,
 ) -> Result<Before> {
-    let version = version(db).at_store(name)?;
-    let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0)).at_store(name)?;
-    let tables: i64 =
-        db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).at_store(name)?;
-    let before = if version == 0 && tables == 0 { Before::Empty } else { Before::Filled };
-    if before == Before::Filled && application != APPLICATION {
-        return Err(Error::new(Kind::Corrupt, Op::Store, name).because("it is another program's database"));
-    }
-    let Some(missing) = migrations.get(version..) else {
-        let newest = migrations.len();
-        return Err(Error::new(Kind::Unsupported, Op::Store, name).because(format!(
-            "its schema has version {version}, made by a newer release; this one knows versions up to {newest}"
-        )));
-    };
+    let (version, before) = known_by(db, name, migrations)?;
+    let missing = migrations.get(version..).unwrap_or_default();
     if missing.is_empty() {
         return Ok(before);
     }
@@ -70,6 +58,37 @@ fn migrate_by(
         tracing::info!(from = version, to = migrations.len(), "store migrated");
     }
     Ok(before)
+}
+
+/// The version of a database that this release can read.
+pub(super) fn known(db: &Connection, name: &str) -> Result<usize> {
+    known_by(db, name, MIGRATIONS).map(|(version, _)| version)
+}
+
+fn known_by(db: &Connection, name: &str, migrations: &[&str]) -> Result<(usize, Before)> {
+    let version = version(db).at_store(name)?;
+    let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0)).at_store(name)?;
+    let tables: i64 =
+        db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).at_store(name)?;
+    let before = if version == 0 && tables == 0 { Before::Empty } else { Before::Filled };
+    if before == Before::Filled && application != APPLICATION {
+        return Err(Error::new(Kind::Corrupt, Op::Store, name).because("it is another program's database"));
+    }
+    if version > migrations.len() {
+        let newest = migrations.len();
+        return Err(Error::new(Kind::Unsupported, Op::Store, name).because(format!(
+            "its schema has version {version}, made by a newer release; this one knows versions up to {newest}"
+        )));
+    }
+    Ok((version, before))
+}
+
+/// Brings a database of a known version to the current one, inside the caller's transaction.
+pub(super) fn upgrade(db: &Connection, version: usize) -> rusqlite::Result<()> {
+    for sql in MIGRATIONS.get(version..).unwrap_or_default() {
+        db.execute_batch(sql)?;
+    }
+    db.pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))
 }
 
 /// The version of a database's schema; 0 before the first.

@@ -74,6 +74,8 @@ pub(super) fn set_global(
         return Err(Inconsistent(format!("{value:?} is no value of {global}")));
     }
     model.put_global(global, value.cloned());
+    // A good value heals a bad row.
+    model.forget_set_aside("global", global.name());
     Ok(())
 }
 

@@ -43,11 +43,13 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         print!("{}", config.print()?);
         return Ok(ExitCode::SUCCESS);
     }
-    let filter = config.log.filter()?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     if let Some(offline) = &flags.offline {
+        if flags.log.is_some() {
+            log_to_stderr(&config)?;
+        }
         return offline::run(offline, &config);
     }
+    log_to_stderr(&config)?;
     raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
@@ -55,6 +57,12 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     // Whatever still blocks a thread is the kernel's to end.
     runtime.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
+    let filter = config.log.filter()?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
 }
 
 /// Lets the process open as many files as it may: each connection takes one, each disk of a VM more.

@@ -1,12 +1,13 @@
 //! The subcommands: what is done to a state while no daemon uses it.
 //!
-//! Exit code 0: done, with notes maybe. 1: not done, or something that was said is a problem.
+//! Exit code 0: done, with notes maybe; for `doctor`, all is in order. 1: not done, or something that was said is a
+//! problem; for `doctor`, there are findings. 2: `doctor` could not look.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use libvirt_qubes::qubes::offline::{self, Bad, ImportError, ImportRequest};
+use libvirt_qubes::qubes::offline::{self, Bad, Examined, ImportError, ImportRequest, Mend};
 use libvirt_qubes::qubes::qubes_xml::finding::{Finding, Weight};
 use mgmt_rpc::config::{Config, Offline};
 use serde_json::json;
@@ -30,6 +31,10 @@ pub(crate) fn run(what: &Offline, config: &Config) -> anyhow::Result<ExitCode> {
                 bad: if *set_aside { Bad::SetAside } else { Bad::Refused },
             };
             import(&request, form(*json))
+        }
+        Offline::Doctor { repair, json } => {
+            let mend = if *repair { Mend::Yes } else { Mend::No };
+            Ok(doctor(&crate::absolute(config.state.clone()), mend, form(*json)))
         }
         Offline::Export { dir, json } => export(&crate::absolute(config.state.clone()), dir, form(*json)),
     }
@@ -67,6 +72,49 @@ fn export(state: &Path, dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
     report(form, "exported", &summary, &exported.findings)?;
     let whole = exported.findings.iter().all(|finding| finding.weight == Weight::Note);
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn doctor(state: &Path, mend: Mend, form: Form) -> ExitCode {
+    let examined = match offline::doctor(state, mend) {
+        Ok(examined) => examined,
+        Err(error) => {
+            eprintln!("mgmtd: examining {}: {}", state.display(), error.report());
+            return ExitCode::from(2);
+        }
+    };
+    match form {
+        Form::Json => match serde_json::to_string_pretty(&examined) {
+            Ok(text) => println!("{text}"),
+            Err(error) => {
+                eprintln!("mgmtd: {error}");
+                return ExitCode::from(2);
+            }
+        },
+        Form::Text => tell(state, mend, &examined),
+    }
+    let undone = mend == Mend::No && !examined.repairs.is_empty();
+    if examined.findings.is_empty() && !undone { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn tell(state: &Path, mend: Mend, examined: &Examined) {
+    for finding in &examined.findings {
+        println!("{}: {}: {}", finding.kind.as_str(), finding.about, finding.text);
+    }
+    if let Some(copy) = &examined.copy {
+        println!("the database as it was: {}", copy.display());
+    }
+    for repair in &examined.repairs {
+        match mend {
+            Mend::Yes => println!("repaired: {repair}"),
+            Mend::No => println!("--repair would do: {repair}"),
+        }
+    }
+    let Examined { schema, known_schema, vms, findings, .. } = examined;
+    println!(
+        "{}: {vms} VMs, schema {schema} of {known_schema}, {} findings",
+        state.display(),
+        findings.len()
+    );
 }
 
 /// Findings go to standard error, the summary to standard output; as JSON, all of it there.

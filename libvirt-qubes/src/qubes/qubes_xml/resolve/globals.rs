@@ -141,11 +141,9 @@ impl Resolving<'_> {
 
 /// Whether a refusal is one of those that older systems live with, and put right by none.
 pub(super) fn is_put_right(property: Property, refusal: &Refusal) -> bool {
-    match property {
-        Property::Netvm => matches!(refusal, Refusal::NetworkLoop),
-        Property::DefaultDispvm | Property::ManagementDispvm => {
-            matches!(refusal, Refusal::NotForDisposables { .. })
-        }
-        _ => false,
-    }
+    matches!(
+        (property, refusal),
+        (Property::Netvm, Refusal::NetworkLoop)
+            | (Property::DefaultDispvm | Property::ManagementDispvm, Refusal::NotForDisposables { .. })
+    )
 }

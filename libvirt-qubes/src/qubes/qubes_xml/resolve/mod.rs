@@ -158,6 +158,7 @@ impl Resolving<'_> {
 }
 
 /// A refusal as a line about a value.
+#[expect(clippy::wildcard_enum_match_arm, reason = "few concern values; the others show as what they are")]
 fn words(refusal: &Refusal) -> String {
     match refusal {
         Refusal::PropertyValue { text, .. } => text.clone().into_owned(),
