@@ -106,13 +106,13 @@ fn words(error: &Error, causes: Causes) -> String {
 fn class_of(error: &Error) -> Option<Class> {
     match error.op() {
         Op::Store => match error.kind() {
-            Kind::NoSpace | Kind::Cancelled | Kind::Unavailable => Some(Class::QubesException),
+            Kind::NoSpace | Kind::Denied | Kind::Busy | Kind::Cancelled | Kind::Unavailable => {
+                Some(Class::QubesException)
+            }
             Kind::NotFound
             | Kind::AlreadyExists
-            | Kind::Busy
             | Kind::Invalid
             | Kind::Unsupported
-            | Kind::Denied
             | Kind::NoMemory
             | Kind::TimedOut
             | Kind::Io

@@ -12,7 +12,7 @@ use super::super::refusal::HostError;
 use super::super::sequencer::Sequencer;
 use super::super::snapshot::Snapshot;
 use super::super::store::Store;
-use super::super::store::error::{AtStore, of_one_change};
+use super::super::store::error::{AtStore, explained, of_one_change};
 use super::super::write::Write;
 use super::{BATCH, Change, Effect, Message, closed};
 use crate::error::{Error, Kind, Op, Result};
@@ -97,9 +97,10 @@ impl Work {
                 }
             }
         }
-        tracing::error!(error = lost.error.report(), "commit failed");
+        let error = explained(lost.error, &self.store.name);
+        tracing::error!(error = error.report(), "commit failed");
         self.sequencer.announce(lost.pre_events);
-        vec![Err(lost.error.into())]
+        vec![Err(error.into())]
     }
 
     /// Runs changes one on top of the other, commits what they write and publishes it. On failure nothing is

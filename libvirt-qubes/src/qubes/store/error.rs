@@ -1,6 +1,9 @@
 //! SQLite's errors as errors of the lower layer.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use rusqlite::ErrorCode;
 
@@ -29,6 +32,27 @@ fn kind(error: &rusqlite::Error) -> Kind {
         Some(ErrorCode::OutOfMemory) => Kind::NoMemory,
         Some(_) => Kind::Io,
         None => Kind::Corrupt,
+    }
+}
+
+/// The failure with its cause, where SQLite has none: all that it says of a file system that turned read-only is that
+/// a write failed. Blocks.
+pub(in super::super) fn explained(error: Error, database: &str) -> Error {
+    if error.kind() != Kind::Io {
+        return error;
+    }
+    let probe = Path::new(database).with_file_name("lock.probe");
+    match OpenOptions::new().write(true).create(true).truncate(false).open(&probe) {
+        Err(why) if why.kind() == ErrorKind::ReadOnlyFilesystem => {
+            Error::new(Kind::Denied, Op::Store, database).because("the file system is read-only")
+        }
+        Err(_) => error,
+        Ok(_) => {
+            if let Err(error) = std::fs::remove_file(&probe) {
+                tracing::warn!(path = %probe.display(), %error, "a probe of the file system stays");
+            }
+            error
+        }
     }
 }
 
