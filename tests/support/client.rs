@@ -1,6 +1,6 @@
 //! A client made of bytes: what a test sends and sees is what goes over the socket.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -82,6 +82,17 @@ impl Socket {
         Answer(answer)
     }
 
+    /// As [`Socket::raw`]; `None` where the daemon ended before it answered, or was not there.
+    pub fn try_raw(&self, request: &[u8]) -> Option<Answer> {
+        let mut stream = UnixStream::connect(&self.path).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Whatever fails, the answer is what counts.
+        drop(stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write)));
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok().filter(|_| !answer.is_empty())?;
+        Some(Answer(answer))
+    }
+
     /// A call from dom0. An empty argument is sent as `METHOD+`, as the deployed clients do.
     pub fn call(&self, method: &str, destination: &str, argument: &str, payload: &[u8]) -> Answer {
         self.call_as("dom0", method, destination, argument, payload)
@@ -106,7 +117,7 @@ impl Socket {
         let mut stream = self.connect();
         stream.write_all(format!("mgmt.Events+ dom0 name {destination}\0").as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        let mut events = Events { stream };
+        let mut events = Events::of(stream);
         assert_eq!(events.next(), "- connection-established");
         events
     }
@@ -115,10 +126,15 @@ impl Socket {
 /// A subscription.
 #[derive(Debug)]
 pub struct Events {
-    stream: UnixStream,
+    stream: BufReader<UnixStream>,
 }
 
 impl Events {
+    /// The events that come over this connection.
+    pub fn of(stream: UnixStream) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
     /// The next event, as `SUBJECT EVENT key=value…`, the system's subject being `-`.
     #[expect(
         clippy::should_implement_trait,
@@ -150,6 +166,22 @@ impl Events {
                 return events;
             }
         }
+    }
+
+    /// The events that were sent before the daemon ended; a part of one is left out.
+    pub fn rest(mut self) -> Vec<String> {
+        let mut bytes = Vec::new();
+        // A connection that is reset has said all that it will say.
+        drop(self.stream.read_to_end(&mut bytes));
+        let mut rest = bytes.as_slice();
+        let mut events = Vec::new();
+        while let Ok(Some((event, length))) = mgmt_rpc::wire::Event::decode(rest) {
+            let subject = if event.subject().is_empty() { "-" } else { event.subject() };
+            let pairs: String = event.pairs().iter().map(|(key, value)| format!(" {key}={value}")).collect();
+            events.push(format!("{subject} {}{pairs}", event.name()));
+            rest = &rest[length..];
+        }
+        events
     }
 
     fn field(&mut self) -> String {

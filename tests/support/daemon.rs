@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::{Socket, binary};
+use crate::{Faults, Socket, binary};
 
 /// How a daemon is started.
 #[derive(Debug, Clone)]
@@ -16,6 +16,7 @@ pub struct Start {
     config: String,
     script: Option<String>,
     state: Option<PathBuf>,
+    parent: PathBuf,
 }
 
 impl Default for Start {
@@ -26,6 +27,7 @@ impl Default for Start {
             config: String::new(),
             script: None,
             state: None,
+            parent: std::env::temp_dir(),
         }
     }
 }
@@ -71,9 +73,30 @@ impl Start {
         self
     }
 
+    /// With faults that can be armed while it runs.
+    #[must_use]
+    pub fn faults(mut self, faults: &Faults) -> Self {
+        self.environment.extend(faults.environment());
+        self
+    }
+
+    /// With its folder in another one than that of temporary files.
+    #[must_use]
+    pub fn inside(mut self, parent: &Path) -> Self {
+        self.parent = parent.to_owned();
+        self
+    }
+
+    /// With its folder in memory, where there is such a file system: what need not survive a power cut is faster there.
+    #[must_use]
+    pub fn in_memory(self) -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { self.inside(memory) } else { self }
+    }
+
     /// Starts it in a new folder.
     pub fn start(self) -> Daemon {
-        let dir = tempfile::Builder::new().prefix("mgmt-test-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix("mgmt-test-").tempdir_in(&self.parent).unwrap();
         Daemon::start_in(Arc::new(dir), self)
     }
 }
@@ -175,6 +198,23 @@ impl Daemon {
     /// How many files it has open.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Waits until it ends by itself, or by a fault.
+    pub fn wait_for_its_end(&mut self) {
+        let patience = Instant::now() + Duration::from_secs(60);
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < patience, "mgmtd did not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Asks it to stop, waits for a good end, and starts it again on the same state.
+    #[must_use]
+    pub fn terminate_and_restart(self) -> Self {
+        let (dir, how) = (Arc::clone(&self.dir), self.how.clone());
+        assert_eq!(self.terminate(), Some(0));
+        Self::start_in(dir, how)
     }
 
     /// Kills it (SIGKILL) and starts it again on the same state.

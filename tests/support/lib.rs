@@ -6,8 +6,10 @@
 mod binaries;
 mod client;
 mod daemon;
+mod faults;
 pub mod scene;
 
 pub use binaries::binary;
 pub use client::{Answer, Events, Socket};
 pub use daemon::{Daemon, Start};
+pub use faults::{Fate, Faults, On};

@@ -1,0 +1,167 @@
+/* Loaded before the C library into a daemon under test (LD_PRELOAD): what it writes to the database of its state
+ * fails, waits, or is the last thing that it does. The daemon itself is the one that users get.
+ *
+ * MGMT_FAULTS is a folder:
+ *   hold   while this file is there, what would sync the database waits
+ *   rule   `OP N ACTION`: the N-th such operation after this file appeared (0: each one) gets the action
+ *          OP      write | sync | any
+ *          ACTION  errno NUMBER | before | half | after: it fails; the process is killed before it, in the middle of
+ *                  it (a write), or when it is done and nobody knows yet
+ *   syncs  a byte for each sync that was begun
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum action { NOTHING, FAIL, BEFORE, HALF, AFTER };
+
+static int in_folder(char *path, const char *name)
+{
+    const char *folder = getenv("MGMT_FAULTS");
+    return folder && snprintf(path, PATH_MAX, "%s/%s", folder, name) < PATH_MAX;
+}
+
+static int of_database(int fd)
+{
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0)
+        return 0;
+    path[length] = 0;
+    const char *name = strrchr(path, '/');
+    return name && strncmp(name, "/state.db", 9) == 0;
+}
+
+static void die(void)
+{
+    syscall(SYS_kill, getpid(), SIGKILL);
+    for (;;)
+        pause();
+}
+
+/* What becomes of this operation; *number is the errno of a failure. */
+static enum action rule(const char *op, int *number)
+{
+    static ino_t armed;
+    static long left;
+    char path[PATH_MAX], text[128] = "", want[16], action[16];
+    struct stat file;
+    long n;
+    if (!in_folder(path, "rule"))
+        return NOTHING;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return NOTHING;
+    int known = fstat(fd, &file) == 0 && read(fd, text, sizeof text - 1) > 0;
+    close(fd);
+    *number = EIO;
+    if (!known || sscanf(text, "%15s %ld %15s %d", want, &n, action, number) < 3)
+        return NOTHING;
+    if (strcmp(want, "any") != 0 && strcmp(want, op) != 0)
+        return NOTHING;
+    if (file.st_ino != armed) {
+        armed = file.st_ino;
+        left = n;
+    }
+    if (n != 0 && --left != 0)
+        return NOTHING;
+    switch (action[0]) {
+    case 'e': return FAIL;
+    case 'b': return BEFORE;
+    case 'h': return HALF;
+    default: return AFTER;
+    }
+}
+
+static void hold(void)
+{
+    char path[PATH_MAX];
+    struct timespec moment = { 0, 1000000 };
+    if (in_folder(path, "syncs")) {
+        int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        if (fd >= 0) {
+            syscall(SYS_write, fd, ".", 1);
+            close(fd);
+        }
+    }
+    while (in_folder(path, "hold") && access(path, F_OK) == 0)
+        nanosleep(&moment, NULL);
+}
+
+static int sync_with(long call, int fd)
+{
+    if (!of_database(fd))
+        return syscall(call, fd);
+    int number;
+    enum action action = rule("sync", &number);
+    hold();
+    if (action == FAIL) {
+        errno = number;
+        return -1;
+    }
+    if (action == BEFORE || action == HALF)
+        die();
+    int result = syscall(call, fd);
+    if (action == AFTER)
+        die();
+    return result;
+}
+
+int fsync(int fd) { return sync_with(SYS_fsync, fd); }
+int fdatasync(int fd) { return sync_with(SYS_fdatasync, fd); }
+
+ssize_t write(int fd, const void *bytes, size_t length)
+{
+    int number;
+    if (!of_database(fd))
+        return syscall(SYS_write, fd, bytes, length);
+    enum action action = rule("write", &number);
+    if (action == FAIL) {
+        errno = number;
+        return -1;
+    }
+    if (action == BEFORE)
+        die();
+    if (action == HALF) {
+        syscall(SYS_write, fd, bytes, length / 2);
+        die();
+    }
+    ssize_t written = syscall(SYS_write, fd, bytes, length);
+    if (action == AFTER)
+        die();
+    return written;
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at)
+{
+    int number;
+    if (!of_database(fd))
+        return syscall(SYS_pwrite64, fd, bytes, length, at);
+    enum action action = rule("write", &number);
+    if (action == FAIL) {
+        errno = number;
+        return -1;
+    }
+    if (action == BEFORE)
+        die();
+    if (action == HALF) {
+        syscall(SYS_pwrite64, fd, bytes, length / 2, at);
+        die();
+    }
+    ssize_t written = syscall(SYS_pwrite64, fd, bytes, length, at);
+    if (action == AFTER)
+        die();
+    return written;
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) { return pwrite64(fd, bytes, length, at); }

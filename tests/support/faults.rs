@@ -1,0 +1,114 @@
+//! Faults in what the daemon writes to its database, by a small library that is loaded before the C library.
+//!
+//! The daemon is the one that users get: no hook is compiled into it. A rule is armed while it runs, and holds for
+//! what it writes from then on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+/// Which operation on the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// A write to one of its files.
+    Write,
+    /// A sync of one of them.
+    Sync,
+    /// Either.
+    Any,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It fails with this number.
+    Errno(i32),
+    /// The daemon is killed before it.
+    KilledBefore,
+    /// The daemon is killed when half of it is written (a sync: before it).
+    KilledHalfway,
+    /// The daemon is killed after it, before it does anything else.
+    KilledAfter,
+}
+
+/// The faults of a daemon, or of several that run one after another; see [`Start::faults`](crate::Start::faults).
+#[derive(Debug, Clone)]
+pub struct Faults {
+    folder: Arc<tempfile::TempDir>,
+}
+
+impl Faults {
+    /// None yet. An error says why there can be none on this machine.
+    pub fn new() -> Result<Self, String> {
+        let folder = tempfile::Builder::new().prefix("mgmt-faults-").tempdir().map_err(|e| e.to_string())?;
+        let new = Self { folder: Arc::new(folder) };
+        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let compiled = Command::new(&compiler)
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+            .arg(new.path("faults.so"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/faults.c"))
+            .output()
+            .map_err(|error| format!("no C compiler ({}): {error}", compiler.display()))?;
+        let said = String::from_utf8_lossy(&compiled.stderr);
+        assert!(compiled.status.success(), "faults.c: {said}");
+        Ok(new)
+    }
+
+    pub(crate) fn environment(&self) -> [(String, String); 2] {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        [
+            ("LD_PRELOAD".into(), text(&self.path("faults.so"))),
+            ("MGMT_FAULTS".into(), text(self.folder.path())),
+        ]
+    }
+
+    /// Arms a rule: the `nth` such operation from now on (0: each one) has that fate.
+    pub fn arm(&self, on: On, nth: u32, fate: Fate) {
+        let on = match on {
+            On::Write => "write",
+            On::Sync => "sync",
+            On::Any => "any",
+        };
+        let fate = match fate {
+            Fate::Errno(number) => format!("errno {number}"),
+            Fate::KilledBefore => "before".into(),
+            Fate::KilledHalfway => "half".into(),
+            Fate::KilledAfter => "after".into(),
+        };
+        // A new file each time: its number is how the library knows a new rule.
+        let new = self.path("rule.new");
+        std::fs::write(&new, format!("{on} {nth} {fate}\n")).unwrap();
+        std::fs::rename(new, self.path("rule")).unwrap();
+    }
+
+    /// Takes the rule back.
+    pub fn disarm(&self) {
+        self.remove("rule");
+    }
+
+    /// Makes every sync of the database wait until [`Faults::release`].
+    pub fn hold(&self) {
+        std::fs::write(self.path("hold"), "").unwrap();
+    }
+
+    /// Lets what waits go on.
+    pub fn release(&self) {
+        self.remove("hold");
+    }
+
+    /// How many syncs of the database were begun so far.
+    pub fn syncs(&self) -> u64 {
+        std::fs::metadata(self.path("syncs")).map_or(0, |file| file.len())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn remove(&self, name: &str) {
+        match std::fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{name}: {error}"),
+            _ => {}
+        }
+    }
+}
