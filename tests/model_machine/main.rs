@@ -1,0 +1,56 @@
+//! Random calls to the real daemon against a plain model of what it should answer, with restarts and kills between
+//! them and in the middle of them.
+//!
+//! After each call: its answer, and the events that a subscriber saw of it. After each start: everything that can be
+//! read. What was acknowledged is there; of calls that were under way at a kill, each is there whole or not at all.
+//!
+//! `MGMT_MODEL_CASES` and `MGMT_MODEL_STEPS` make it longer. A failure prints the shortest sequence that still fails, and
+//! leaves its seed in `tests/model_machine/regressions.txt`, where the next run begins with it.
+
+mod call;
+mod generate;
+mod oracle;
+mod run;
+mod support {
+    pub use mgmt_tests::{Answer, Daemon, Events, Fate, Faults, On, Start};
+}
+
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+
+fn number(variable: &str, default: u32) -> u32 {
+    std::env::var(variable)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
+}
+
+/// The calls that the daemon has, without prefix.
+fn served() -> &'static [String] {
+    let table = mgmt_rpc::calls::table();
+    let names: Vec<String> =
+        table.names().iter().filter_map(|(name, _)| name.strip_prefix("admin.")).map(str::to_owned).collect();
+    names.leak()
+}
+
+#[test]
+fn every_sequence_of_calls_answers_as_the_model_says_and_survives_every_kill() {
+    let cases = number("MGMT_MODEL_CASES", 12);
+    let steps = number("MGMT_MODEL_STEPS", 60) as usize;
+    let faults = support::Faults::new();
+    if let Err(why) = &faults {
+        eprintln!("skipped: kills within a commit: {why}");
+    }
+    let served = served();
+    let config = Config {
+        cases,
+        max_shrink_iters: number("MGMT_MODEL_SHRINK", 400),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/model_machine/regressions.txt",
+        ))),
+        ..Config::default()
+    };
+    let sequence = proptest::collection::vec(generate::step(served, faults.is_ok()), 1..=steps);
+    TestRunner::new(config)
+        .run(&sequence, |steps| {
+            run::run(&steps, served, faults.as_ref().ok()).map_err(proptest::test_runner::TestCaseError::fail)
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
