@@ -27,6 +27,7 @@ use crate::server::Upload;
 use crate::table::{Access, Cancel, Destination, Found, Table, WantArgument, WantPayload};
 use crate::untrusted::Untrusted;
 use crate::wire::exception::quoted;
+use crate::wire::header::{BadHeader, malformed};
 use crate::wire::{Class, Exception, Header, VmRef, answer::encode_ok};
 
 /// How exceptions are told.
@@ -104,6 +105,36 @@ impl<H: Directory> Service<H> {
     /// The limits of the configuration.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What the calls are carried out on.
+    pub fn host(&self) -> &Arc<H> {
+        &self.host
+    }
+
+    /// Answers a request that is there whole, as a connection would. A call whose payload is read as it comes needs a
+    /// connection, and is refused here.
+    pub async fn answer(&self, request: &[u8]) -> Response {
+        let refuse =
+            |exception: Exception| self.encode(&exception).map_or(Response::Silence, Response::Bytes);
+        let limit = self.limits.request_length();
+        let Some(end) = request.iter().position(|byte| *byte == 0).filter(|end| *end < limit) else {
+            let bad = if request.len() < limit { BadHeader::NoEnd.exception() } else { too_long(limit) };
+            return refuse(bad);
+        };
+        let (head, rest) = request.split_at(end);
+        let header = match Header::decode(head) {
+            Ok(header) => header,
+            Err(bad) => return refuse(bad.exception()),
+        };
+        let payload = rest.get(1..).unwrap_or_default();
+        let body = match self.rule(&header.method) {
+            Some((WantPayload::Stream, _)) => return refuse(malformed("this call needs a connection")),
+            _ if request.len() > limit => Body::TooLong,
+            _ => Body::Whole(payload.to_vec()),
+        };
+        let (response, _place) = self.call(header, body, CancellationToken::new()).await;
+        response
     }
 
     /// How the payload of a method is taken, and what a client's close does to it; `None` if there is no

@@ -7,6 +7,7 @@ mod binaries;
 mod client;
 mod daemon;
 mod faults;
+pub mod fuzz;
 pub mod scene;
 
 pub use binaries::binary;

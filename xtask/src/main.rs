@@ -5,6 +5,7 @@
 
 mod cmd;
 mod demo;
+mod fuzz;
 mod headers;
 mod setup;
 mod test;
@@ -44,6 +45,17 @@ enum Command {
         /// Run each of them so often in one boot, and try none again: for what fails once in a hundred runs.
         #[arg(long, requires = "on_xen", value_name = "N", default_value_t = 1)]
         repeat: usize,
+    },
+    /// Feeds the parsers, and the whole way of a call, with what libFuzzer makes; without a target, each in turn.
+    ///
+    /// What it found interesting is kept in `target/fuzz/corpus` and begun with the next time. An input that breaks
+    /// something is in `target/fuzz/artifacts`, and the last lines say how to run it again.
+    Fuzz {
+        /// The entry, as `tests/support/fuzz.rs` names it.
+        target: Option<String>,
+        /// How long each target is run.
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
     },
     /// Boots Xen with a dom0 in QEMU and runs a command there; its output and exit status are this command's.
     ///
@@ -86,6 +98,7 @@ fn run(command: Command) -> Result<ExitCode> {
             test::run(&test::Suites::OnXen { words, repeat })
         }
         Command::Test { .. } => test::run(&test::Suites::All),
+        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Testbed { shell: true, .. } => testbed::shell(),
         Command::Testbed { timeout, words, .. } => testbed::command(&words, Duration::from_secs(timeout)),
         Command::Headers { xen } => headers::unpack(xen.as_deref()).map(|()| ExitCode::SUCCESS),

@@ -16,6 +16,8 @@ use crate::cmd;
 pub(crate) enum Need {
     /// Builds the workspace, libxl's bindings included.
     Build,
+    /// Compiles libFuzzer.
+    Fuzz,
     /// Real file systems, which the storage tests make.
     FileSystems,
     /// Builds and boots the testbed.
@@ -45,6 +47,11 @@ impl Need {
                 program!("pkg-config" in "pkg-config"),
                 Item { package: "libclang-dev", there: has_libclang },
                 Item { package: "libxen-dev", there: || Path::new("/usr/include/libxl.h").exists() },
+            ],
+            Self::Fuzz => &[
+                program!("cc" in "gcc"),
+                program!("c++" in "g++"),
+                Item { package: "libc6-dev", there: || Path::new("/usr/include/stdio.h").exists() },
             ],
             Self::FileSystems => &[program!("mkfs.xfs" in "xfsprogs"), program!("mkfs.ext4" in "e2fsprogs")],
             Self::Testbed => &[
