@@ -265,3 +265,27 @@ fn a_volume_that_cannot_be_removed_goes_at_the_next_start() {
         daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", b"name=work label=red").0.starts_with(b"0")
     });
 }
+
+#[test]
+fn the_command_line_clones_and_makes_disposables() {
+    let daemon = with_base(Start::new());
+    let mgmt = |arguments: &[&str]| {
+        let run = std::process::Command::new(mgmt_tests::binary("mgmt"))
+            .arg("--socket")
+            .arg(daemon.socket().path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        (run.status.code(), String::from_utf8(run.stdout).unwrap(), String::from_utf8(run.stderr).unwrap())
+    };
+    assert_eq!(mgmt(&["vm", "clone", "dvm", "copy"]), (Some(0), String::new(), String::new()));
+    let (code, _, words) = mgmt(&["vm", "clone", "dvm", "copy"]);
+    assert!(code == Some(1) && words.contains("Qube already exists: copy"), "{words}");
+    let (code, name, _) = mgmt(&["vm", "create-disposable", "dvm"]);
+    assert!(code == Some(0) && names(&daemon).contains(&name.trim_end().to_owned()), "{name}");
+    let (code, _, words) = mgmt(&["vm", "create-disposable"]);
+    assert!(code == Some(1) && words.contains("Refusing to create disposable"), "{words}");
+    let far = ["vm", "create", "far", "--class", "RemoteVM", "--label", "red", "--pool", "varlibqubes"];
+    assert_eq!(mgmt(&far).0, Some(0));
+    assert_eq!(state(&daemon, "far"), "Running");
+}
