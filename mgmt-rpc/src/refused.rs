@@ -237,7 +237,23 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
                 exception(Class::QubesLabelInUseError, "Label is still in use: %s, by %s", [label, by])
             }
         }
+        Refusal::NoFreeLabelIndex => plain(Class::QubesException, "No free label index"),
         Refusal::LabelBuiltIn { .. } => plain(Class::ProtocolError, "Can only remove custom labels"),
+
+        Refusal::FeatureNotFound { vm, feature } => exception(
+            Class::QubesFeatureNotFoundError,
+            "Feature not set for domain %s: %s",
+            [vm.to_string(), feature],
+        ),
+        Refusal::FeatureProtected { feature } => {
+            exception(Class::PermissionDenied, "Feature is protected: %s", [feature.to_string()])
+        }
+        Refusal::FeatureRule { text } => plain(Class::QubesValueError, &text),
+        Refusal::TagNotFound { vm, tag } => exception(
+            Class::QubesTagNotFoundError,
+            "Tag not set for domain %s: %s",
+            [vm.to_string(), tag.to_string()],
+        ),
 
         Refusal::PoolNotFound { .. } => {
             return Failure::Absent(plain(Class::PermissionDenied, "Argument not in 'pools'"));

@@ -106,7 +106,7 @@ impl fmt::Display for LabelIndex {
 }
 
 macro_rules! text_newtype {
-    ($(#[$doc:meta])* $name:ident, $rule:expr, $reason:expr) => {
+    ($(#[$doc:meta])* $name:ident, $rule:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -134,14 +134,18 @@ macro_rules! text_newtype {
             type Err = BadText;
 
             fn from_str(text: &str) -> Result<Self, BadText> {
-                let rule: fn(&str) -> bool = $rule;
-                if rule(text) { Ok(Self(text.into())) } else { Err(BadText($reason)) }
+                let broken: fn(&str) -> Option<&'static str> = $rule;
+                match broken(text) {
+                    None => Ok(Self(text.into())),
+                    Some(rule) => Err(BadText(rule)),
+                }
             }
         }
     };
 }
 
-/// Why a text is not the identifier that it was meant to be: the rule, without the text.
+/// Why a text is not the identifier that it was meant to be: the first rule that it breaks, without the text. The
+/// words are the deployed daemon's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadText(&'static str);
@@ -157,44 +161,79 @@ impl BadText {
     }
 }
 
+/// The rule, if the text breaks it.
+fn unless(kept: bool, rule: &'static str) -> Option<&'static str> {
+    if kept { None } else { Some(rule) }
+}
+
 fn all(text: &str, good: fn(u8) -> bool) -> bool {
-    !text.is_empty() && text.bytes().all(good)
+    text.bytes().all(good)
+}
+
+/// `A-Z a-z 0-9 _ . -`
+fn is_name(text: &str) -> bool {
+    all(text, |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// A label that a client names, by its name or its index: `[A-Za-z0-9_.-]+`.
+fn broken_label(text: &str) -> Option<&'static str> {
+    unless(!text.is_empty(), "Label name must be set").or_else(|| {
+        let rule =
+            "Label must be in safe set: abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+        unless(is_name(text), rule)
+    })
 }
 
 text_newtype!(
-    /// The name of a label: `[A-Za-z0-9_.-]+`, not digits alone.
+    /// The name of a label: `[A-Za-z0-9_.-]+`, not digits alone, which would be an index.
     LabelName,
-    |text| all(text, |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-        && !text.bytes().all(|b| b.is_ascii_digit()),
-    "label name must be made of A-Z a-z 0-9 _ . - and not be a number"
+    |text| {
+        let number = !text.is_empty() && all(text, |b| b.is_ascii_digit());
+        unless(!number, "Label must not be a digit").or_else(|| broken_label(text))
+    }
+);
+
+text_newtype!(
+    /// What a client calls a label: its name, or its index in decimal.
+    LabelRef,
+    broken_label
 );
 
 text_newtype!(
     /// A label's colour: `0x` and six hexadecimal digits, kept in the case in which it was given.
     Colour,
-    |text| text.strip_prefix("0x").is_some_and(|hex| hex.len() == 6 && all(hex, |b| b.is_ascii_hexdigit())),
-    "label value must be 0x and six hexadecimal digits"
+    |text| {
+        let hex = text.strip_prefix("0x");
+        unless(text.chars().count() == 8, "Label value must have length of 8")
+            .or_else(|| unless(hex.is_some(), "Label value must start with: 0x"))
+            .or_else(|| {
+                let digits = hex.is_some_and(|hex| all(hex, |b| b.is_ascii_hexdigit()));
+                let rule =
+                    "Label value must only contain hexadecimal digits after prefix: 0123456789abcdefABCDEF";
+                unless(digits, rule)
+            })
+    }
 );
 
 text_newtype!(
     /// A tag: `[A-Za-z0-9_-]+`.
     Tag,
-    |text| all(text, |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')),
-    "tag must be made of A-Z a-z 0-9 _ -"
+    |text| unless(!text.is_empty(), "tag cannot be empty").or_else(|| {
+        let good = all(text, |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        unless(good, "disallowed characters")
+    })
 );
 
 text_newtype!(
     /// The name of a feature: `[A-Za-z0-9_.-]+`.
     FeatureName,
-    |text| all(text, |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-')),
-    "feature name must be made of A-Z a-z 0-9 _ . -"
+    |text| unless(!text.is_empty() && is_name(text), "feature name contains illegal characters")
 );
 
 text_newtype!(
     /// The value of a feature: printable ASCII, maybe empty.
     FeatureValue,
-    |text| text.bytes().all(|b| (0x20..=0x7e).contains(&b)),
-    "feature value must be printable ASCII"
+    |text| unless(all(text, |b| (0x20..=0x7e).contains(&b)), "value contains illegal characters")
 );
 
 #[cfg(test)]
@@ -202,16 +241,55 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn reason<T: FromStr<Err = BadText>>(text: &str) -> &'static str {
+        text.parse::<T>().map_or_else(|bad| bad.reason(), |_| "none")
+    }
+
     #[test]
-    fn what_breaks_a_rule_is_no_identifier() {
-        for bad in ["", "12", "a b", "\u{e9}", "a/b"] {
-            assert!(bad.parse::<LabelName>().is_err(), "{bad}");
+    fn a_text_that_breaks_rules_is_told_the_first_in_the_words_that_clients_know() {
+        let safe = "Label must be in safe set: \
+                    abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+        for (text, rule, as_a_reference) in [
+            ("", "Label name must be set", "Label name must be set"),
+            ("12", "Label must not be a digit", "none"),
+            ("a b", safe, safe),
+            ("\u{e9}", safe, safe),
+            ("a/b", safe, safe),
+            ("Sea-green_2.", "none", "none"),
+        ] {
+            assert_eq!(
+                (reason::<LabelName>(text), reason::<LabelRef>(text)),
+                (rule, as_a_reference),
+                "{text}"
+            );
         }
-        for bad in ["", "0x12345", "0x1234567", "0X123456", "0x12345g", "123456"] {
-            assert!(bad.parse::<Colour>().is_err(), "{bad}");
+        let (length, start) = ("Label value must have length of 8", "Label value must start with: 0x");
+        let digits = "Label value must only contain hexadecimal digits after prefix: 0123456789abcdefABCDEF";
+        for (text, rule) in [
+            ("", length),
+            ("0x12345", length),
+            ("0x1234567", length),
+            ("0X123456", start),
+            ("12345678", start),
+            ("0x12345g", digits),
+            ("0x-12345", digits),
+            ("0x12345\u{e9}", digits),
+            ("0xFFc0cb", "none"),
+        ] {
+            assert_eq!(reason::<Colour>(text), rule, "{text}");
         }
-        assert!("a.b".parse::<Tag>().is_err() && "".parse::<Tag>().is_err());
-        assert!("a/b".parse::<FeatureName>().is_err() && "a\n".parse::<FeatureValue>().is_err());
+        for (text, rule) in [("", "tag cannot be empty"), ("a.b", "disallowed characters"), ("A-b_3", "none")]
+        {
+            assert_eq!(reason::<Tag>(text), rule, "{text}");
+        }
+        for text in ["", "a/b", "a b", "a\n", "a+b", "\u{e9}"] {
+            assert_eq!(reason::<FeatureName>(text), "feature name contains illegal characters", "{text}");
+        }
+        for text in ["a\n", "\u{7f}", "\u{e9}", "\0"] {
+            assert_eq!(reason::<FeatureValue>(text), "value contains illegal characters", "{text}");
+        }
+        assert_eq!(reason::<FeatureName>("service.a_B-3"), "none");
+        assert_eq!((reason::<FeatureValue>(""), reason::<FeatureValue>(" ~")), ("none", "none"));
         assert_eq!((Qid::new(10_000).map(Qid::get), Qid::new(10_001)), (Some(10_000), None));
         assert_eq!((Dispid::new(9999).map(Dispid::get), Dispid::new(10_000)), (Some(9999), None));
         assert_eq!(LabelIndex::new(0), None);
@@ -219,8 +297,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_the_same(text in "\\PC{0,20}") {
+        fn what_parses_prints_the_same(text in "(\\PC{0,20}|[A-Za-z0-9_.-]{0,6}|0x[0-9a-fA-F]{5,7})") {
             if let Ok(name) = text.parse::<LabelName>() { prop_assert_eq!(name.as_str(), &text); }
+            if let Ok(label) = text.parse::<LabelRef>() { prop_assert_eq!(label.as_str(), &text); }
             if let Ok(colour) = text.parse::<Colour>() { prop_assert_eq!(colour.as_str(), &text); }
             if let Ok(tag) = text.parse::<Tag>() { prop_assert_eq!(tag.as_str(), &text); }
             if let Ok(name) = text.parse::<FeatureName>() { prop_assert_eq!(name.as_str(), &text); }

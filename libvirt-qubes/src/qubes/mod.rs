@@ -7,8 +7,8 @@
 //!   [`Diff`](diff::Diff) or a [`Refusal`];
 //! - [`sequencer`]: where state and [events](event) become visible, in one order;
 //! - [`store`]: the database beneath;
-//! - [`property`], [`label`], [`create`], [`remove`], [`firewall`], [`notes`]: rules, as pure functions of a
-//!   snapshot.
+//! - [`property`], [`feature`], [`tag`], [`label`], [`create`], [`remove`], [`firewall`], [`notes`]: rules, as pure
+//!   functions of a snapshot.
 
 pub mod assignment;
 mod block;
@@ -21,6 +21,7 @@ mod creation;
 pub mod diff;
 pub mod display;
 pub mod event;
+pub mod feature;
 pub mod firewall;
 pub mod global;
 mod host;
@@ -55,6 +56,7 @@ mod state_test;
 mod stop;
 pub mod store;
 pub mod subscription;
+pub mod tag;
 #[cfg(test)]
 mod testing;
 mod upload;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::class::VmClass;
 use super::event::Reason;
-use super::ids::LabelName;
+use super::ids::{FeatureName, LabelName, Tag};
 use super::property::Property;
 use crate::error::Error;
 use crate::ids::{PoolName, VmName, VolumeName};
@@ -134,10 +134,37 @@ pub enum Refusal {
         /// The VMs.
         by: BTreeSet<VmName>,
     },
+    /// No index is left for another label.
+    NoFreeLabelIndex,
     /// The label is built in.
     LabelBuiltIn {
         /// The label.
         label: LabelName,
+    },
+
+    /// The VM, or nobody in the chain that was asked for, has the feature.
+    FeatureNotFound {
+        /// The VM.
+        vm: VmName,
+        /// As it was given.
+        feature: String,
+    },
+    /// The daemon keeps this feature for itself.
+    FeatureProtected {
+        /// Its name.
+        feature: FeatureName,
+    },
+    /// A feature's name, or the value for it, breaks a rule of what the feature is for.
+    FeatureRule {
+        /// The rule in words; speaks of name and value alone.
+        text: Cow<'static, str>,
+    },
+    /// The VM does not have the tag.
+    TagNotFound {
+        /// The VM.
+        vm: VmName,
+        /// The tag.
+        tag: Tag,
     },
 
     /// An argument names a pool that does not exist.

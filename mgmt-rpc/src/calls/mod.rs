@@ -5,12 +5,14 @@ mod app;
 mod block;
 mod create;
 mod event;
+mod feature;
 mod firewall;
 mod label;
 mod notes;
 mod pool;
 mod power;
 mod property;
+mod tag;
 mod vm;
 
 use std::sync::Arc;
@@ -31,6 +33,8 @@ const FAMILIES: &[&[Row<Host>]] = &[
     power::ROWS,
     label::ROWS,
     property::ROWS,
+    feature::ROWS,
+    tag::ROWS,
     firewall::ROWS,
     notes::ROWS,
     pool::ROWS,

@@ -9,12 +9,15 @@ mod call;
 mod completions;
 mod device;
 mod events;
+mod feature;
 mod firewall;
 mod info;
+mod label;
 mod notes;
 mod output;
 mod pool;
 mod property;
+mod tag;
 mod vm;
 
 use std::path::PathBuf;
@@ -52,6 +55,16 @@ enum Noun {
     /// Properties of the system; those of VMs: vm property
     #[command(subcommand)]
     Property(property::SystemVerb),
+    Property(property::Verb),
+    /// Features of VMs
+    #[command(subcommand)]
+    Feature(feature::Verb),
+    /// Tags of VMs
+    #[command(subcommand)]
+    Tag(tag::Verb),
+    /// Labels
+    #[command(subcommand)]
+    Label(label::Verb),
     /// Block devices of VMs
     #[command(subcommand)]
     Device(device::Verb),
@@ -90,6 +103,10 @@ async fn run(shell: &Shell, noun: Noun) -> Result<(), Exit> {
         Noun::Call(arguments) => call::run(shell, &arguments).await,
         Noun::Vm(verb) => vm::run(shell, verb).await,
         Noun::Property(verb) => property::of_the_system(shell, verb).await,
+        Noun::Property(verb) => property::run(shell, verb).await,
+        Noun::Feature(verb) => feature::run(shell, verb).await,
+        Noun::Tag(verb) => tag::run(shell, verb).await,
+        Noun::Label(verb) => label::run(shell, verb).await,
         Noun::Device(verb) => device::run(shell, verb).await,
         Noun::Pool(verb) => pool::run(shell, verb).await,
         Noun::Events(arguments) => events::run(shell, &arguments).await,
