@@ -37,7 +37,8 @@ fn reviewed() -> BTreeMap<String, Columns> {
             "both" => &["mgmt.", "admin."],
             "mgmt" => &["mgmt."],
             "admin" => &["admin."],
-            _ => panic!("neither both, mgmt nor admin: {line}"),
+            "internal" => &["internal."],
+            _ => panic!("neither both, mgmt, admin nor internal: {line}"),
         };
         for call in expand(pattern) {
             for prefix in prefixes {
@@ -61,7 +62,7 @@ fn pending() -> BTreeMap<String, Option<Columns>> {
             }
         };
         for call in expand(pattern) {
-            let one = call.starts_with("mgmt.") || call.starts_with("admin.");
+            let one = ["mgmt.", "admin.", "internal."].iter().any(|prefix| call.starts_with(prefix));
             let full =
                 if one { vec![call] } else { ["mgmt.", "admin."].map(|p| format!("{p}{call}")).to_vec() };
             for name in full {

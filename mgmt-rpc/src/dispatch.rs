@@ -24,7 +24,7 @@ use crate::permission::{Decision, Policy, Question};
 use crate::reply::{EventStream, Reply};
 use crate::request::{Payload, Request};
 use crate::server::Upload;
-use crate::table::{Access, Cancel, Destination, Found, Table, WantArgument, WantPayload};
+use crate::table::{Access, Cancel, Destination, Door, Found, Table, WantArgument, WantPayload};
 use crate::untrusted::Untrusted;
 use crate::wire::exception::quoted;
 use crate::wire::header::{BadHeader, malformed};
@@ -112,7 +112,7 @@ impl<H: Directory> Service<H> {
         &self.host
     }
 
-    /// Answers a request that is there whole, as a connection would. A call whose payload is read as it comes needs a
+    /// Answers a request that is there whole, as a connection to a main socket would. A call whose payload is read as it comes needs a
     /// connection, and is refused here.
     pub async fn answer(&self, request: &[u8]) -> Response {
         let refuse =
@@ -128,19 +128,19 @@ impl<H: Directory> Service<H> {
             Err(bad) => return refuse(bad.exception()),
         };
         let payload = rest.get(1..).unwrap_or_default();
-        let body = match self.rule(&header.method) {
+        let body = match self.rule(Door::Main, &header.method) {
             Some((WantPayload::Stream, _)) => return refuse(malformed("this call needs a connection")),
             _ if request.len() > limit => Body::TooLong,
             _ => Body::Whole(payload.to_vec()),
         };
-        let (response, _place) = self.call(header, body, CancellationToken::new()).await;
+        let (response, _place) = self.call(Door::Main, header, body, CancellationToken::new()).await;
         response
     }
 
     /// How the payload of a method is taken, and what a client's close does to it; `None` if there is no
     /// such method.
-    pub(crate) fn rule(&self, method: &str) -> Option<(WantPayload, Cancel)> {
-        self.table.find(method).map(|found| (found.row.payload, found.row.cancel))
+    pub(crate) fn rule(&self, door: Door, method: &str) -> Option<(WantPayload, Cancel)> {
+        self.table.find(door, method).map(|found| (found.row.payload, found.row.cancel))
     }
 
     /// The bytes of an exception; `None` if it is one that is not answered.
@@ -155,6 +155,7 @@ impl<H: Directory> Service<H> {
     /// is the connection's place among those of its source, which counts until it is dropped.
     pub(crate) async fn call(
         &self,
+        door: Door,
         header: Header,
         body: Body,
         cancelled: CancellationToken,
@@ -162,10 +163,10 @@ impl<H: Directory> Service<H> {
         let started = Instant::now();
         let Header { method, argument, source, destination } = &header;
         let named = (method.clone(), argument.clone(), source.to_string(), destination.to_string());
-        let row = self.table.find(method);
+        let row = self.table.find(door, method);
         let is_dom0 = source.is_dom0();
         let (result, place) = match self.place(source) {
-            Ok((source, place)) => (self.carry_out(header, source, body, cancelled).await, place),
+            Ok((source, place)) => (self.carry_out(row, header, source, body, cancelled).await, place),
             Err(failure) => (Err(failure), None),
         };
         let (method, argument, source, destination) = named;
@@ -210,6 +211,7 @@ impl<H: Directory> Service<H> {
 
     async fn carry_out(
         &self,
+        found: Option<Found<H>>,
         header: Header,
         source: VmName,
         body: Body,
@@ -224,9 +226,9 @@ impl<H: Directory> Service<H> {
                 Decision::Deny => return Err(Failure::Denied),
             }
         }
-        let found = self.host.find(&destination);
-        let destination = found.ok_or_else(|| self.host.missing(&destination))?;
-        let Some(found) = self.table.find(&method) else {
+        let named = self.host.find(&destination);
+        let destination = named.ok_or_else(|| self.host.missing(&destination))?;
+        let Some(found) = found else {
             return Err(Failure::Absent(protocol_error("no such method: %s", &quoted(&method))));
         };
         let payload = self.check_payload(found, body)?;

@@ -14,6 +14,7 @@ pub mod config;
 pub mod cx;
 pub mod dispatch;
 pub mod failure;
+mod json;
 pub mod permission;
 pub mod refused;
 pub mod reply;

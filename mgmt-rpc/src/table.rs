@@ -14,6 +14,16 @@ use crate::request::Request;
 use crate::untrusted::Untrusted;
 use crate::wire::Exception;
 
+/// Which kind of the daemon's sockets a call comes in by. A call answers at one kind alone; at the others there is no
+/// such method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Door {
+    /// The main ones: `mgmt.*` and `admin.*`.
+    Main,
+    /// That of dom0's own components: `internal.*`.
+    Internal,
+}
+
 /// Under which prefixes a row answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
@@ -23,6 +33,18 @@ pub enum Names {
     Mgmt(Name),
     /// As `admin.*` alone.
     Admin(Name),
+    /// As `internal.*`, at the internal socket; it speaks as `admin` does.
+    Internal(Name),
+}
+
+impl Names {
+    /// Where calls of these names come in.
+    pub const fn door(&self) -> Door {
+        match self {
+            Self::Both(_) | Self::Mgmt(_) | Self::Admin(_) => Door::Main,
+            Self::Internal(_) => Door::Internal,
+        }
+    }
 }
 
 /// A name without its prefix. A family of calls has a class in its name: `vm.Create.` + class, or
@@ -160,12 +182,14 @@ impl<H> Row<H> {
         }
     }
 
-    fn name_in(&self, dialect: Dialect) -> Option<&Name> {
+    /// The name that the row has in that dialect, and what it begins with.
+    fn name_in(&self, dialect: Dialect) -> Option<(&'static str, &Name)> {
         match (&self.names, dialect) {
             (Names::Both(name), Dialect::Mgmt | Dialect::Admin)
             | (Names::Mgmt(name), Dialect::Mgmt)
-            | (Names::Admin(name), Dialect::Admin) => Some(name),
-            (Names::Mgmt(_), Dialect::Admin) | (Names::Admin(_), Dialect::Mgmt) => None,
+            | (Names::Admin(name), Dialect::Admin) => Some((dialect.prefix(), name)),
+            (Names::Internal(name), Dialect::Admin) => Some(("internal.", name)),
+            (Names::Mgmt(_), Dialect::Admin) | (Names::Admin(_) | Names::Internal(_), Dialect::Mgmt) => None,
         }
     }
 }
@@ -199,10 +223,13 @@ pub const fn distinct<H>(families: &[&[Row<H>]]) -> bool {
 const fn clash(a: &Names, b: &Names, same_row: bool) -> bool {
     let (a, b) = match (a, b) {
         (Names::Mgmt(_), Names::Admin(_)) | (Names::Admin(_), Names::Mgmt(_)) => return false,
-        (
+        (Names::Internal(a), Names::Internal(b))
+        | (
             Names::Both(a) | Names::Mgmt(a) | Names::Admin(a),
             Names::Both(b) | Names::Mgmt(b) | Names::Admin(b),
         ) => (a, b),
+        (Names::Internal(_), Names::Both(_) | Names::Mgmt(_) | Names::Admin(_))
+        | (Names::Both(_) | Names::Mgmt(_) | Names::Admin(_), Names::Internal(_)) => return false,
     };
     let mut i = 0;
     while i < a.classes.len() {
@@ -262,9 +289,9 @@ impl<H> Table<H> {
         let mut by_name = HashMap::new();
         for row in families.iter().copied().flatten() {
             for dialect in Dialect::ALL {
-                let Some(name) = row.name_in(dialect) else { continue };
+                let Some((prefix, name)) = row.name_in(dialect) else { continue };
                 for class in name.classes {
-                    let full = [dialect.prefix(), name.before, class, name.after].concat();
+                    let full = [prefix, name.before, class, name.after].concat();
                     by_name.insert(full, Found { row, dialect, class });
                 }
             }
@@ -272,9 +299,9 @@ impl<H> Table<H> {
         Self { by_name }
     }
 
-    /// The row of a method, by its full name.
-    pub fn find(&self, method: &str) -> Option<Found<H>> {
-        self.by_name.get(method).copied()
+    /// The row of a method that came in by a door, by its full name.
+    pub fn find(&self, door: Door, method: &str) -> Option<Found<H>> {
+        self.by_name.get(method).copied().filter(|found| found.row.names.door() == door)
     }
 
     /// All full names with their rows, sorted.
@@ -415,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_name_that_stands_for_two_rows_is_found() {
-        use Names::{Admin, Both, Mgmt};
+        use Names::{Admin, Both, Internal, Mgmt};
         const AB: &[&str] = &["a", "b"];
         for (one, other, expected) in [
             (Both(name("x")), Both(name("y")), true),
@@ -423,6 +450,9 @@ mod tests {
             (Both(name("x")), Mgmt(name("x")), false),
             (Admin(name("x")), Both(name("x")), false),
             (Admin(name("x")), Mgmt(name("x")), true),
+            (Internal(name("x")), Both(name("x")), true),
+            (Internal(name("x")), Admin(name("x")), true),
+            (Internal(name("x")), Internal(name("x")), false),
             (Admin(name("x")), Admin(name("xx")), true),
             (Both(Name::family("x.", AB, ".y")), Both(name("x.b.y")), false),
             (Both(Name::family("x.", AB, ".y")), Both(name("x.c.y")), true),
@@ -441,6 +471,7 @@ mod tests {
             row(Names::Both(Name::family("vm.Create.", &["AppVM", "DispVM"], ""))),
             row(Names::Mgmt(name("vm.Get"))),
             row(Names::Admin(name("vm.Get"))),
+            row(Names::Internal(name("Get"))),
         ]];
         let table = Table::new(ROWS);
         let names: Vec<_> = table.names().into_iter().map(|(name, found)| (name, found.class)).collect();
@@ -448,15 +479,20 @@ mod tests {
             ("admin.vm.Create.AppVM", "AppVM"),
             ("admin.vm.Create.DispVM", "DispVM"),
             ("admin.vm.Get", ""),
+            ("internal.Get", ""),
             ("mgmt.vm.Create.AppVM", "AppVM"),
             ("mgmt.vm.Create.DispVM", "DispVM"),
             ("mgmt.vm.Get", ""),
         ];
         assert_eq!(names, expected);
         for method in ["vm.Get", "mgmt.vm.Create.", "mgmt.vm.Create.AppVM ", "MGMT.vm.Get", ""] {
-            assert!(table.find(method).is_none(), "{method}");
+            assert!(table.find(Door::Main, method).is_none(), "{method}");
         }
-        assert_eq!(table.find("admin.vm.Get").unwrap().row.names, Names::Admin(name("vm.Get")));
+        let found = |door, method| table.find(door, method).map(|found| found.row.names);
+        assert_eq!(found(Door::Main, "admin.vm.Get"), Some(Names::Admin(name("vm.Get"))));
+        assert_eq!(found(Door::Internal, "admin.vm.Get"), None);
+        assert_eq!(found(Door::Internal, "internal.Get"), Some(Names::Internal(name("Get"))));
+        assert_eq!(found(Door::Main, "internal.Get"), None);
     }
 
     proptest! {

@@ -21,7 +21,7 @@ use mgmt_rpc::reply::{
     Content, EventStream, Origin, PropertyValue, Reply, VmLine, deployed, seed, seed_untyped,
 };
 use mgmt_rpc::server::{Admission, Server, Upload, bind};
-use mgmt_rpc::table::{Row, Table, distinct};
+use mgmt_rpc::table::{Door, Row, Table, distinct};
 use mgmt_rpc::untrusted::Text;
 use mgmt_rpc::wire::{Event, VmRef};
 use mgmt_rpc::{BoxFuture, row};
@@ -176,7 +176,7 @@ impl Daemon {
         let service =
             Service::new(Arc::clone(&world), Table::new(ROWS), Dom0Only, Limits::default(), manners);
         runtime.block_on(async {
-            let listeners = bind(std::slice::from_ref(&socket)).await.unwrap();
+            let listeners = bind([(Door::Main, socket.as_path())]).await.unwrap();
             let server = Server::new(Arc::new(service), listeners, Admission::of_this_process());
             tokio::spawn(server.run(CancellationToken::new()));
         });

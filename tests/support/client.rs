@@ -53,7 +53,8 @@ impl Answer {
 }
 
 impl Socket {
-    pub(crate) fn new(path: impl AsRef<Path>) -> Self {
+    /// The socket of that path.
+    pub fn new(path: impl AsRef<Path>) -> Self {
         Self { path: path.as_ref().to_owned() }
     }
 

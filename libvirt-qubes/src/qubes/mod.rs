@@ -56,6 +56,7 @@ mod state_test;
 mod stop;
 pub mod store;
 pub mod subscription;
+pub mod system_info;
 pub mod tag;
 #[cfg(test)]
 mod testing;

@@ -7,6 +7,7 @@ mod create;
 mod event;
 mod feature;
 mod firewall;
+mod internal;
 mod label;
 mod notes;
 mod pool;
@@ -41,6 +42,7 @@ const FAMILIES: &[&[Row<Host>]] = &[
     block::ROWS,
     event::ROWS,
     app::ROWS,
+    internal::ROWS,
 ];
 
 const _: () = assert!(distinct(FAMILIES), "a call is in the table twice");

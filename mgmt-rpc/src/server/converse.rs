@@ -14,7 +14,7 @@ use crate::cx::Directory;
 use crate::dispatch::{Body, Response, Service};
 use crate::failure::{limit_reached, too_long};
 use crate::reply::EventStream;
-use crate::table::{Cancel, WantPayload};
+use crate::table::{Cancel, Door, WantPayload};
 use crate::wire::{BadHeader, Event, Exception, Header};
 
 /// How long a client may take nothing of an answer before it is given up.
@@ -42,10 +42,15 @@ enum Unreadable {
 }
 
 /// Reads the request, has it carried out, and writes the answer.
-pub(super) async fn converse<H: Directory>(socket: &Socket, service: &Service<H>, stop: &CancellationToken) {
+pub(super) async fn converse<H: Directory>(
+    socket: &Socket,
+    door: Door,
+    service: &Service<H>,
+    stop: &CancellationToken,
+) {
     let deadline = Instant::now() + service.limits().read_timeout();
     let arrived = tokio::select! {
-        arrived = read_request(socket, service, deadline) => arrived,
+        arrived = read_request(socket, door, service, deadline) => arrived,
         () = stop.cancelled() => Err(Unreadable::Close),
     };
     let (header, body, end_seen) = match arrived {
@@ -62,14 +67,14 @@ pub(super) async fn converse<H: Directory>(socket: &Socket, service: &Service<H>
         }
         Err(Unreadable::Close) => return,
     };
-    let rule = service.rule(&header.method);
+    let rule = service.rule(door, &header.method);
     let cancelled = match rule {
         Some((_, Cancel::OnHangUp) | (WantPayload::Stream, Cancel::Never)) => stop.child_token(),
         Some(_) | None => CancellationToken::new(),
     };
     // Kept until the connection ends: it counts among its source's.
     let (response, _place) = {
-        let mut call = std::pin::pin!(service.call(header, body, cancelled.clone()));
+        let mut call = std::pin::pin!(service.call(door, header, body, cancelled.clone()));
         match rule {
             Some((_, Cancel::OnHangUp)) => tokio::select! {
                 response = &mut call => response,
@@ -90,6 +95,7 @@ pub(super) async fn converse<H: Directory>(socket: &Socket, service: &Service<H>
 
 async fn read_request<H: Directory>(
     socket: &Socket,
+    door: Door,
     service: &Service<H>,
     deadline: Instant,
 ) -> Result<Arrived, Unreadable> {
@@ -115,7 +121,7 @@ async fn read_request<H: Directory>(
     let mut payload = bytes.split_off(end.saturating_add(1));
     bytes.truncate(end);
     let header = Header::decode(&bytes).map_err(|bad| Unreadable::Answer(bad.exception()))?;
-    if let Some((WantPayload::Stream, _)) = service.rule(&header.method) {
+    if let Some((WantPayload::Stream, _)) = service.rule(door, &header.method) {
         return Ok(Arrived::Streaming(header, payload));
     }
     let room = limit.saturating_sub(end.saturating_add(1));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::admission;
+use crate::table::Door;
 
 /// How long another daemon has to accept the connection that asks whether it is there.
 const PROBE_TIME: Duration = Duration::from_secs(1);
@@ -15,6 +16,7 @@ const PROBE_TIME: Duration = Duration::from_secs(1);
 /// A socket that is listened on.
 #[derive(Debug)]
 pub struct Listener {
+    door: Door,
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the socket's file, so that another one's is not removed.
@@ -46,7 +48,7 @@ impl Listener {
     ///
     /// # Errors
     /// Somebody listens there, something else is there, or the socket cannot be made.
-    pub async fn bind(path: &Path) -> Result<Self, BindError> {
+    pub async fn bind(door: Door, path: &Path) -> Result<Self, BindError> {
         let io = |source| BindError::Io { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(io)?;
@@ -64,7 +66,12 @@ impl Listener {
             Err(error) => tracing::warn!(%error, "cannot tell whether group qubes exists"),
         }
         let file = std::fs::symlink_metadata(path).map_err(io)?;
-        Ok(Self { listener, path: path.to_owned(), file: (file.dev(), file.ino()) })
+        Ok(Self { door, listener, path: path.to_owned(), file: (file.dev(), file.ino()) })
+    }
+
+    /// Which calls come in by it.
+    pub fn door(&self) -> Door {
+        self.door
     }
 
     /// Where it listens.
@@ -115,13 +122,13 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/a.sock");
-        let first = Listener::bind(&path).await.unwrap();
+        let first = Listener::bind(Door::Main, &path).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        let in_use = Listener::bind(&path).await.unwrap_err();
+        let in_use = Listener::bind(Door::Main, &path).await.unwrap_err();
         assert!(matches!(&in_use, BindError::InUse(named) if *named == path), "{in_use}");
         drop(first);
         assert!(path.exists());
-        let second = Listener::bind(&path).await.unwrap();
+        let second = Listener::bind(Door::Main, &path).await.unwrap();
         second.remove();
         assert!(!path.exists());
     }
@@ -130,12 +137,12 @@ mod tests {
     async fn a_socket_of_somebody_else_and_a_file_stay_where_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
-        let ours = Listener::bind(&path).await.unwrap();
+        let ours = Listener::bind(Door::Main, &path).await.unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "a file").unwrap();
         ours.remove();
         assert!(path.exists());
-        assert!(matches!(Listener::bind(&path).await, Err(BindError::NotASocket(_))));
+        assert!(matches!(Listener::bind(Door::Main, &path).await, Err(BindError::NotASocket(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
     }
 }

@@ -30,6 +30,7 @@ use self::socket::Socket;
 use crate::cx::Directory;
 use crate::dispatch::Service;
 use crate::failure::{access_denied, limit_reached};
+use crate::table::Door;
 use crate::wire::Exception;
 
 /// How long the calls under way have to finish once the daemon is told to end.
@@ -101,7 +102,7 @@ async fn accept_all<H: Directory>(listener: Listener, shared: Arc<Shared<H>>) {
             () = shared.stop.cancelled() => break,
         };
         match accepted {
-            Ok(stream) => accept_one(stream, &shared, listener.path()),
+            Ok(stream) => accept_one(stream, &shared, &listener),
             Err(error) => {
                 // Out of descriptors or memory: nothing but time helps.
                 tracing::error!(socket = %listener.path().display(), %error, "cannot accept a connection");
@@ -112,7 +113,8 @@ async fn accept_all<H: Directory>(listener: Listener, shared: Arc<Shared<H>>) {
     listener.remove();
 }
 
-fn accept_one<H: Directory>(stream: UnixStream, shared: &Arc<Shared<H>>, path: &Path) {
+fn accept_one<H: Directory>(stream: UnixStream, shared: &Arc<Shared<H>>, listener: &Listener) {
+    let (door, path) = (listener.door(), listener.path());
     let peer = match stream.peer_cred() {
         Ok(peer) => Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
         Err(error) => {
@@ -126,7 +128,7 @@ fn accept_one<H: Directory>(stream: UnixStream, shared: &Arc<Shared<H>>, path: &
         Ok(slot) => {
             drop(shared.tasks.spawn(async move {
                 match task.admission.admits(peer).await {
-                    Ok(true) => converse::converse(&socket, &task.service, &task.stop).await,
+                    Ok(true) => converse::converse(&socket, door, &task.service, &task.stop).await,
                     Ok(false) => {
                         tracing::warn!(
                             ?peer,
@@ -173,14 +175,14 @@ impl<H: Directory> Shared<H> {
     }
 }
 
-/// Binds every path, or none: what was bound is given up again when one cannot be.
+/// Binds every socket, or none: what was bound is given up again when one cannot be.
 ///
 /// # Errors
 /// A path is in use by another daemon, is something else than a socket, or cannot be made.
-pub async fn bind(paths: &[PathBuf]) -> Result<Vec<Listener>, BindError> {
-    let mut listeners: Vec<Listener> = Vec::with_capacity(paths.len());
-    for path in paths {
-        match Listener::bind(path).await {
+pub async fn bind(sockets: impl IntoIterator<Item = (Door, &Path)>) -> Result<Vec<Listener>, BindError> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (door, path) in sockets {
+        match Listener::bind(door, path).await {
             Ok(listener) => listeners.push(listener),
             Err(error) => {
                 listeners.iter().for_each(Listener::remove);

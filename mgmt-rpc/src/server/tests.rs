@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::permission::{Decision, Policy, Question};
 use crate::reply::{Content, EventStream, Origin, PropertyValue, Reply};
 use crate::row;
-use crate::table::{Row, Table, distinct};
+use crate::table::{Door, Row, Table, distinct};
 use crate::untrusted::{Parse, Text};
 use crate::wire::{Answer, Class, Event, VmRef};
 
@@ -220,6 +220,8 @@ const ROWS: &[&[Row<World>]] = &[
         row!(Both("test.Patient"), Any, Local Write, (Empty, Empty) => patient, cancel: OnHangUp),
         row!(Both("test.Upload"), Dom0, Global Write, (Optional<Text>, Stream) => upload),
         row!(Both("test.Events"), Any, Global Read, (Empty, Empty) => events, cancel: OnHangUp),
+        row!(Internal("Whoami"), Any, Global Read, (Empty, Empty) => whoami),
+        row!(Internal("Upload"), Dom0, Global Write, (Optional<Text>, Stream) => upload),
     ],
 ];
 const _: () = assert!(distinct(ROWS));
@@ -227,6 +229,7 @@ const _: () = assert!(distinct(ROWS));
 struct Daemon {
     _folder: tempfile::TempDir,
     socket: PathBuf,
+    internal: PathBuf,
     world: Arc<World>,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -240,13 +243,15 @@ impl Daemon {
     async fn with(limits: Limits, manners: Manners) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("d.sock");
+        let internal = folder.path().join("i.sock");
         let world = Arc::new(World::default());
         let service = Service::new(Arc::clone(&world), Table::new(ROWS), Friendly, limits, manners);
-        let listeners = bind(std::slice::from_ref(&socket)).await.unwrap();
+        let listeners =
+            bind([(Door::Main, socket.as_path()), (Door::Internal, internal.as_path())]).await.unwrap();
         let server = Server::new(Arc::new(service), listeners, Admission::of_this_process());
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));
-        Self { _folder: folder, socket, world, stop, running }
+        Self { _folder: folder, socket, internal, world, stop, running }
     }
 
     fn client(&self) -> Client {
@@ -290,6 +295,39 @@ fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
 
 fn count(number: u32) -> std::num::NonZeroU32 {
     number.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn a_call_answers_at_its_own_kind_of_socket_alone() {
+    let daemon = Daemon::start().await;
+    let at = async |socket: &PathBuf, request: &str| {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        String::from_utf8(read_all(&mut stream).await).unwrap()
+    };
+    let unknown = |method: &str| format!("2\0ProtocolError\0\0no such method: %s\0'{method}'\0");
+    let whoami = "internal.Whoami+ dom0 name work\0";
+    assert_eq!(at(&daemon.internal, whoami).await, "0\0dom0\nwork\n\nadmin.\n");
+    assert_eq!(at(&daemon.socket, whoami).await, unknown("internal.Whoami"));
+    let echo = "admin.test.Echo+a dom0 name work\0";
+    assert_eq!(at(&daemon.socket, echo).await, "0\0a ");
+    assert_eq!(at(&daemon.internal, echo).await, unknown("admin.test.Echo"));
+    assert_eq!(at(&daemon.internal, "internal.Nothing+ dom0 name work\0").await, unknown("internal.Nothing"));
+    // A streaming call is one at its own socket alone: elsewhere its payload is bounded like any other.
+    let upload = "internal.Upload+ dom0 name dom0\0abc";
+    assert_eq!(at(&daemon.socket, upload).await, unknown("internal.Upload"));
+    assert!(at(&daemon.internal, upload).await.starts_with("0\0"));
+    // The other rules are the same.
+    assert_eq!(at(&daemon.internal, "internal.Whoami+ stranger name work\0").await, DENIED);
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&daemon.internal).unwrap().permissions())
+            & 0o777,
+        0o660
+    );
+    let internal = daemon.internal.clone();
+    daemon.stop().await;
+    assert!(!internal.exists());
 }
 
 const DENIED: &str = "2\0PermissionDenied\0\0Access denied\0";

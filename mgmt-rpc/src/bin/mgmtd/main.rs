@@ -17,6 +17,7 @@ use mgmt_rpc::config::{Config, Flags};
 use mgmt_rpc::dispatch::{Manners, Refusals, Service, Tracebacks};
 use mgmt_rpc::permission::Dom0Only;
 use mgmt_rpc::server::{self, Admission, Server};
+use mgmt_rpc::table::Door;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -81,7 +82,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let host = Host::open(host_config(&config), async || hypervisor::open(&config).await).await?;
     let name = host.hypervisor().name();
-    let listeners = server::bind(&config.sockets.main).await?;
+    let main = config.sockets.main.iter().map(|path| (Door::Main, path.as_path()));
+    let internal = config.sockets.internal.iter().map(|path| (Door::Internal, path.as_path()));
+    let listeners = server::bind(main.chain(internal)).await?;
     let manners = Manners {
         tracebacks: if config.debug { Tracebacks::On } else { Tracebacks::Off },
         refusals: if config.compat.silent_refusals { Refusals::Silent } else { Refusals::Answered },
@@ -127,7 +130,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 /// Settings for parts that this build does not have are an error, not a silence.
 fn refuse_what_is_not_there(config: &Config) -> anyhow::Result<()> {
     let missing = [
-        ("sockets.internal", config.sockets.internal.is_some()),
         ("sockets.misc", config.sockets.misc.is_some()),
         ("metrics", config.metrics.is_some()),
         ("audit", config.audit.is_some()),
