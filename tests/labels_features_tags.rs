@@ -174,6 +174,9 @@ fn the_command_line_has_a_noun_for_each() {
         ("tag get work a", 0, "1\n"),
         ("tag remove work a", 0, ""),
         ("tag get work a", 0, "0\n"),
+        ("vm state work", 0, "mem\t0\nmem_static_max\t0\ncputime\t0\npower_state\tHalted\n"),
+        ("vm classes", 0, "AdminVM\nAppVM\nDispVM\nRemoteVM\nStandaloneVM\nTemplateVM\n"),
+        ("device classes", 0, "pci\nblock\nusb\nmic\n"),
         ("feature get work gui --fallback nobody", 2, ""),
     ] {
         let got = mgmt(&daemon, &line.split(' ').collect::<Vec<_>>());

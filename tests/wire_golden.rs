@@ -251,6 +251,11 @@ fn calls_on_properties_of_the_system() {
 }
 
 #[test]
+fn calls_on_device_classes_and_remote_vms() {
+    play("class");
+}
+
+#[test]
 fn calls_on_features() {
     play("feature");
 }

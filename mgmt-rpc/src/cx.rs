@@ -71,8 +71,31 @@ impl<H: Directory> Cx<H> {
         found.filter(|vm| self.sees(vm)).ok_or_else(|| Failure::no_such_domain(text))
     }
 
-    /// Whether the source may know of this VM. dom0 may know of all; nobody else of any, unless policy says.
-    pub fn sees(&self, _vm: &VmName) -> bool {
-        self.source.is_dom0()
+    /// Whether the source may know of this VM.
+    pub fn sees(&self, vm: &VmName) -> bool {
+        sees(&self.source, vm)
     }
+
+    /// What the source may know of, for what goes on after the call has answered.
+    pub fn sight(&self) -> Sight {
+        Sight { source: self.source.clone() }
+    }
+}
+
+/// What a source may know of.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    source: VmName,
+}
+
+impl Sight {
+    /// Whether the source may know of this VM.
+    pub fn sees(&self, vm: &VmName) -> bool {
+        sees(&self.source, vm)
+    }
+}
+
+/// dom0 may know of all VMs; nobody else of any, unless policy says.
+fn sees(source: &VmName, _vm: &VmName) -> bool {
+    source.is_dom0()
 }

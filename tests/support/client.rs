@@ -115,8 +115,13 @@ impl Socket {
 
     /// Subscribes to events and waits for `connection-established`.
     pub fn events(&self, destination: &str) -> Events {
+        self.stream("mgmt.Events", destination)
+    }
+
+    /// Makes a call that answers with events, and waits for `connection-established`.
+    pub fn stream(&self, method: &str, destination: &str) -> Events {
         let mut stream = self.connect();
-        stream.write_all(format!("mgmt.Events+ dom0 name {destination}\0").as_bytes()).unwrap();
+        stream.write_all(format!("{method}+ dom0 name {destination}\0").as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut events = Events::of(stream);
         assert_eq!(events.next(), "- connection-established");

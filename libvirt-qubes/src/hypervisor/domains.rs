@@ -64,6 +64,57 @@ pub struct DomainInfo {
     pub vcpus: u32,
 }
 
+/// What a domain uses at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainUsage {
+    /// Its identity; dom0's is zero.
+    pub uuid: Uuid,
+    /// Its number.
+    pub domid: DomId,
+    /// Memory that it has now, in KiB.
+    pub memory_kib: u64,
+    /// The most memory that it may have, in KiB.
+    pub max_memory_kib: u64,
+    /// Processor time used by all its virtual CPUs, in nanoseconds.
+    pub cpu_time_ns: u64,
+    /// Virtual CPUs that are online.
+    pub vcpus: u32,
+    /// Memory and swap that the guest says it uses, in KiB. It can say what it likes.
+    pub told_memory_kib: Option<u64>,
+    /// The part of that which is swap.
+    pub told_swap_kib: Option<u64>,
+    /// The domain that runs its device model, where it has one.
+    pub device_model: Option<DeviceModelUsage>,
+}
+
+/// As far as a list tells: nothing of the guest's own words, nor of a device model.
+impl From<DomainInfo> for DomainUsage {
+    fn from(info: DomainInfo) -> Self {
+        Self {
+            uuid: info.uuid,
+            domid: info.domid,
+            memory_kib: info.memory_kib,
+            max_memory_kib: info.max_memory_kib,
+            cpu_time_ns: info.cpu_time_ns,
+            vcpus: info.vcpus,
+            told_memory_kib: None,
+            told_swap_kib: None,
+            device_model: None,
+        }
+    }
+}
+
+/// What the domain of a device model uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceModelUsage {
+    /// The most memory that it may have, in KiB.
+    pub max_memory_kib: u64,
+    /// Processor time used by all its virtual CPUs, in nanoseconds.
+    pub cpu_time_ns: u64,
+    /// Virtual CPUs that are online.
+    pub vcpus: u32,
+}
+
 /// The life of domains.
 ///
 /// Every method that takes a UUID answers `Kind::NotFound` when no such domain exists.
@@ -73,6 +124,10 @@ pub trait Domains: Send + Sync {
 
     /// One domain.
     fn info(&self, uuid: Uuid) -> BoxFuture<'_, Result<DomainInfo>>;
+
+    /// What every domain uses, in the order of their numbers: dom0 too, and the domain of a device model as part of
+    /// the one that it serves.
+    fn usage(&self) -> BoxFuture<'_, Result<Vec<DomainUsage>>>;
 
     /// Builds a domain with its disks and leaves it paused; it is watched from then on, as by
     /// [`EventSource::watch`](super::EventSource::watch).

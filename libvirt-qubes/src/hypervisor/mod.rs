@@ -13,7 +13,7 @@ mod host_info;
 use std::pin::Pin;
 
 pub use devices::{Devices, DiskInfo};
-pub use domains::{DomainInfo, DomainState, Domains, ShutdownReason};
+pub use domains::{DeviceModelUsage, DomainInfo, DomainState, DomainUsage, Domains, ShutdownReason};
 pub use event_source::{DomainChange, DomainEvent, EventSource, HypervisorEvent};
 pub use host_info::{HostFacts, HostInfo};
 

@@ -14,6 +14,7 @@ use super::pool::Pool;
 use super::property::Property;
 use super::refusal::HostError;
 use super::snapshot::{RunState, Snapshot};
+use super::stats::Samples;
 use super::vm::Vm;
 use crate::hypervisor::DomainInfo;
 use crate::ids::{MemoryMib, PoolName, VmName};
@@ -77,17 +78,21 @@ pub struct VmFigures {
 pub(super) struct Figures {
     domains: ArcSwap<HashMap<Uuid, DomainInfo>>,
     pools: ArcSwap<HashMap<PoolName, PoolUsage>>,
+    pub(super) samples: Samples,
 }
 
 impl Host {
-    /// Figures of a VM, at most a second old.
+    /// Figures of a VM, at most a second old. Those of dom0 may have to be asked for; others wait for nothing.
     ///
     /// # Errors
     /// No such VM.
-    pub fn vm_figures(&self, name: &VmName) -> Result<VmFigures, HostError> {
+    pub async fn vm_figures(&self, name: &VmName) -> Result<VmFigures, HostError> {
         let seen = self.snapshot();
         let vm = seen.model.find_vm(name)?;
         let state = seen.power_state(vm);
+        if vm.class == VmClass::AdminVm {
+            return Ok(self.figures_of_dom0(&seen, vm, state).await);
+        }
         let domains = self.figures.domains.load();
         let info = seen
             .run(vm.uuid)
@@ -103,6 +108,21 @@ impl Host {
             max_memory_kib: info.map_or(0, |_| max_memory()),
             cpu_time_ns: info.map_or(0, |info| info.cpu_time_ns),
         })
+    }
+
+    async fn figures_of_dom0(&self, seen: &Snapshot, vm: &Vm, state: PowerState) -> VmFigures {
+        let max_memory = Property::Maxmem.int(seen, vm).and_then(|mib| u32::try_from(mib).ok()).unwrap_or(0);
+        let sample = self.sample().await;
+        if let Err(error) = &sample {
+            tracing::warn!(error = error.report(), "what dom0 uses is not known");
+        }
+        let own = sample.as_ref().ok().and_then(|sample| sample.domain(Vm::DOM0));
+        VmFigures {
+            state,
+            memory_kib: own.map_or(0, |own| own.memory_kib),
+            max_memory_kib: MemoryMib::new(max_memory).kib(),
+            cpu_time_ns: own.map_or(0, |own| own.cpu_time_ns),
+        }
     }
 
     /// A pool as it is configured, with its space as it was last seen; `None` where that is not known, or the

@@ -14,7 +14,9 @@ use super::state::{State, millis};
 use crate::config::DomainSpec;
 use crate::domain;
 use crate::error::{Error, Kind, Op, Result};
-use crate::hypervisor::{BoxFuture, DomainChange, DomainInfo, DomainState, Domains, ShutdownReason};
+use crate::hypervisor::{
+    BoxFuture, DomainChange, DomainInfo, DomainState, DomainUsage, Domains, ShutdownReason,
+};
 use crate::ids::{DomId, VmName};
 
 impl Domains for SimHypervisor {
@@ -39,6 +41,26 @@ impl Domains for SimHypervisor {
         let world = self.link.world.clone();
         Box::pin(async move {
             world.with(op, uuid, move |state| Ok(state.find(op, uuid)?.info(state.clock.now()))).await
+        })
+    }
+
+    /// dom0 is no domain of the simulated host: it has all its processors, and takes no memory and no time of it.
+    fn usage(&self) -> BoxFuture<'_, Result<Vec<DomainUsage>>> {
+        Box::pin(async {
+            let mut list = self.list().await?;
+            list.sort_unstable_by_key(|info| info.domid);
+            let dom0 = DomId::new(0).map(|domid| DomainInfo {
+                uuid: Uuid::nil(),
+                domid,
+                name: None,
+                state: DomainState::Running,
+                memory_kib: 0,
+                max_memory_kib: 0,
+                cpu_time_ns: 0,
+                vcpus: self.link.config.cpus,
+            });
+            let all = dom0.into_iter().chain(list);
+            Ok(all.map(DomainUsage::from).collect())
         })
     }
 

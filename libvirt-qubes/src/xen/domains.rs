@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::ctx::Ctx;
 use super::operation::{Lane, What};
-use super::{Inner, LibxlHypervisor, convert, end, spec, xenstore};
+use super::{Inner, LibxlHypervisor, convert, end, spec, usage, xenstore};
 use crate::config::DomainSpec;
 use crate::error::{Kind, Op, Result};
-use crate::hypervisor::{BoxFuture, DomainInfo, DomainState, Domains};
+use crate::hypervisor::{BoxFuture, DomainInfo, DomainState, DomainUsage, Domains};
 use crate::ids::DomId;
 
 impl Domains for LibxlHypervisor {
@@ -32,6 +32,14 @@ impl Domains for LibxlHypervisor {
             let mut info = find(&inner.main, what, uuid)?;
             info.name = inner.main.name(info.domid.get());
             Ok(info)
+        }))
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<Vec<DomainUsage>>> {
+        let what = What::new("usage", Op::ListDomains, "all");
+        Box::pin(self.inner.short(what, |inner, what| {
+            let list = inner.main.domains().map_err(|error| what.failed(error))?;
+            Ok(usage::of(&list.iter().collect::<Vec<_>>(), &mut usage::Told::open()))
         }))
     }
 

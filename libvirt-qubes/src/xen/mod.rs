@@ -32,6 +32,7 @@ mod orphans;
 mod owned;
 mod spec;
 mod telling;
+mod usage;
 mod watched;
 mod xenstore;
 

@@ -37,6 +37,11 @@ impl Store {
         Ok(value.map(|bytes| PathBuf::from(OsStr::from_bytes(&bytes))).filter(|path| path.is_absolute()))
     }
 
+    /// A node that is a decimal number.
+    pub(super) fn number(&mut self, node: &str) -> Result<Option<u64>> {
+        Ok(self.read(node)?.as_deref().and_then(decimal))
+    }
+
     /// Whether the guest has never touched a disk: the state of its side is as libxl wrote it. (The guest can
     /// write it, and lie to its own harm alone.)
     pub(super) fn disk_is_untouched(&mut self, domid: u32, devid: u32) -> Result<bool> {
@@ -48,6 +53,12 @@ impl Store {
 /// `XenbusStateInitialising` (xen/include/public/io/xenbus.h): what libxl writes for a new frontend.
 const INITIALISING: &[u8] = b"1";
 
+/// Digits alone, as far as they make a number: a guest may have written them.
+fn decimal(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| digits).and_then(|text| text.parse().ok())
+}
+
 fn unavailable(error: StoreError, target: String) -> Error {
     Error::new(Kind::Unavailable, Op::Xenstore, target).because(error)
 }
@@ -56,4 +67,25 @@ fn unavailable(error: StoreError, target: String) -> Error {
 /// then nothing that needs xenstore may be begun.
 pub(super) fn check() -> Result<()> {
     Store::open()?.read("/local/domain/0/name").map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_digits_are_a_number() {
+        for (text, number) in [
+            (&b"0"[..], Some(0)),
+            (b"4096", Some(4096)),
+            (b"18446744073709551616", None),
+            (b"+1", None),
+            (b" 1", None),
+            (b"1\n", None),
+            (b"", None),
+            (b"\xff", None),
+        ] {
+            assert_eq!(decimal(text), number, "{text:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod app;
 mod block;
 mod create;
+mod device;
 mod event;
 mod feature;
 mod firewall;
@@ -13,6 +14,7 @@ mod notes;
 mod pool;
 mod power;
 mod property;
+mod stats;
 mod tag;
 mod vm;
 
@@ -39,8 +41,10 @@ const FAMILIES: &[&[Row<Host>]] = &[
     firewall::ROWS,
     notes::ROWS,
     pool::ROWS,
+    device::ROWS,
     block::ROWS,
     event::ROWS,
+    stats::ROWS,
     app::ROWS,
     internal::ROWS,
 ];

@@ -55,7 +55,7 @@ async fn kill(cx: &Cx<Host>) -> Result<Reply, Failure> {
 
 /// One line without a newline; KiB and nanoseconds.
 async fn current_state(cx: &Cx<Host>) -> Result<Reply, Failure> {
-    let figures = cx.host.vm_figures(&cx.destination).or_fail(cx)?;
+    let figures = cx.host.vm_figures(&cx.destination).await.or_fail(cx)?;
     Ok(Reply::value(format!(
         "mem={} mem_static_max={} cputime={} power_state={}",
         figures.memory_kib,

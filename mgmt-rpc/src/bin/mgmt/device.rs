@@ -29,6 +29,8 @@ pub(crate) enum Verb {
         /// The file or block device
         path: PathBuf,
     },
+    /// List the classes of devices
+    Classes,
 }
 
 pub(crate) async fn run(shell: &Shell, verb: Verb) -> Result<(), Exit> {
@@ -42,6 +44,7 @@ pub(crate) async fn run(shell: &Shell, verb: Verb) -> Result<(), Exit> {
             let device = device(&path)?;
             shell.tell(Call::new("mgmt.vm.device.block.Detach", &vm).with(&device), b"").await
         }
+        Verb::Classes => shell.lines(&shell.ask(Call::new("mgmt.deviceclass.List", "dom0"), b"").await?),
     }
 }
 

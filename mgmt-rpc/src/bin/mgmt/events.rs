@@ -15,7 +15,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<(), Exit> {
-    let mut events = shell.client.events(Call::new("mgmt.Events", &arguments.vm)).await?;
+    stream(shell, Call::new("mgmt.Events", &arguments.vm)).await
+}
+
+/// Prints what a call streams, as it comes.
+pub(crate) async fn stream(shell: &Shell, call: Call<'_>) -> Result<(), Exit> {
+    let mut events = shell.client.events(call).await?;
     let mut any = false;
     while let Some(event) = events.next().await? {
         any = true;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use mgmt_rpc::client::Call;
 
+use crate::events;
 use crate::output::{Exit, Shell};
 use crate::property;
 use crate::{firewall, notes};
@@ -60,6 +61,19 @@ pub(crate) enum Verb {
     /// Properties of a VM
     #[command(subcommand)]
     Property(property::VmVerb),
+    /// What a VM is doing, with its memory and processor time
+    State {
+        /// The VM
+        vm: String,
+    },
+    /// Print statistics of running VMs as they come
+    Stats {
+        /// The VM; all where it is not given
+        #[arg(default_value = "dom0", hide_default_value = true)]
+        vm: String,
+    },
+    /// List the classes of VMs
+    Classes,
 }
 
 #[derive(Args)]
@@ -108,6 +122,12 @@ pub(crate) async fn run(shell: &Shell, verb: Verb) -> Result<(), Exit> {
         Verb::Firewall(verb) => firewall::run(shell, verb).await,
         Verb::Notes(verb) => notes::run(shell, verb).await,
         Verb::Property(verb) => property::of_a_vm(shell, verb).await,
+        Verb::State { vm } => {
+            let state = shell.ask(Call::new("mgmt.vm.CurrentState", &vm), b"").await?;
+            shell.pairs(&state.replace(' ', "\n"))
+        }
+        Verb::Stats { vm } => events::stream(shell, Call::new("mgmt.vm.Stats", &vm)).await,
+        Verb::Classes => shell.lines(&shell.ask(Call::new("mgmt.vmclass.List", "dom0"), b"").await?),
     }
 }
 
