@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use mgmt_tests::scene::{create, files, left_over, pool, start, state, template, until};
 use mgmt_tests::{Answer, Daemon, Socket, Start};

@@ -59,7 +59,7 @@ entries! {
     header: header, ["mgmt.vm.List+ dom0 name dom0", "admin.vm.property.Set+a+b work keyword adminvm",
         "x dom0 name uuid:00000000-0000-0000-0000-000000000000"];
     event: event, ["1\0\0connection-established\0\0", "1\0work\0property-set:netvm\0name\0netvm\0newvalue\0\0\0"];
-    answer: answer, ["0\0content", "2\0QubesException\0\0%s %% %d\0a\01\0", ""];
+    answer: answer, ["0\0content", "2\0QubesException\0\0%s %% %d\0a\x001\0", ""];
     vm_name: printed::<VmName>, ["work", "a-dm", "Domain-0", "none", "sys.net_2-x"];
     vm_ref: printed::<VmRef>, ["work", "uuid:00000000-0000-0000-0000-000000000000"];
     label_name: printed::<LabelName>, ["red", "0x", "12", "a.b_c-d"];
@@ -85,7 +85,7 @@ entries! {
     notes: notes, ["a note\n", "\u{202e}\u{7}x", ""];
     shutdown: shutdown, ["force", "force+wait", "wait+wait"];
     device: device, ["dom0+/var/tmp/x%20y", "sys-usb+2-1", "dom0+/a/../b"];
-    call: dispatch::call, ["mgmt.vm.List+ dom0 name dom0\0", "admin.vm.property.Set+memory dom0 name work\0500",
+    call: dispatch::call, ["mgmt.vm.List+ dom0 name dom0\0", "admin.vm.property.Set+memory dom0 name work\x00500",
         "mgmt.vm.Create.RemoteVM+ dom0 name dom0\0name=far label=red", "admin.label.Get+red dom0 keyword adminvm\0",
         "admin.vm.property.Get+label work name dom0\0", "mgmt.vm.Remove+ dom0 name far\0"];
 }

@@ -5,7 +5,6 @@
 
 mod system;
 
-use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -44,8 +43,10 @@ struct Figures {
     set_shared: Duration,
 }
 
-/// A row of the table: its name, the figure, and whether it may grow with what it returns.
-const ROWS: [(&str, fn(&Figures) -> Duration); 6] = [
+/// A row of the table: its name, and the figure.
+type Row = (&'static str, fn(&Figures) -> Duration);
+
+const ROWS: [Row; 6] = [
     ("start to ready", |figures| figures.start),
     ("`vm.List`, every VM", |figures| figures.list),
     ("`vm.property.GetAll`, one VM", |figures| figures.get_all),
@@ -226,19 +227,18 @@ fn middle(mut times: Vec<Duration>) -> Duration {
 fn table(measured: &[Figures]) -> String {
     let mut text = String::from("| |");
     for size in SIZES {
-        // Writing into a string does not fail.
-        drop(write!(text, " {size} VMs |"));
+        text.push_str(&format!(" {size} VMs |"));
     }
     text.push_str("\n| --- |");
     text.push_str(&" --- |".repeat(SIZES.len()));
     text.push('\n');
     for (name, figure) in ROWS {
-        drop(write!(text, "| {name} |"));
+        text.push_str(&format!("| {name} |"));
         let first = measured.first().map(figure).unwrap_or_default().as_secs_f64();
         for figures in measured {
             let time = figure(figures).as_secs_f64();
             let ratio = if first > 0.0 { time / first } else { 0.0 };
-            drop(write!(text, " {:.3} ms (×{ratio:.1}) |", time * 1e3));
+            text.push_str(&format!(" {:.3} ms (×{ratio:.1}) |", time * 1e3));
         }
         text.push('\n');
     }

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::flags::Flags;
 pub use self::flags::{Flags, Offline};
 pub use self::log_filter::{BadLogFilter, LogFilter};
 pub use self::sections::{

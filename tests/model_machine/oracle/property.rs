@@ -120,16 +120,6 @@ pub fn names() -> Vec<&'static str> {
     PROPERTIES.iter().map(|property| property.name).collect()
 }
 
-impl super::Vm {
-    /// What its addresses are made of: 1 for a disposable's number, 0 for another's.
-    fn number(&self) -> (u32, i64) {
-        match self.set.get("dispid") {
-            Some(Value::Int(dispid)) => (1, *dispid),
-            _ => (0, self.qid.into()),
-        }
-    }
-}
-
 impl Oracle {
     pub(super) fn template(&self, vm: &str) -> Option<String> {
         match self.vms[vm].set.get("template") {
@@ -182,8 +172,8 @@ impl Oracle {
         let vm = &self.vms[name];
         if INHERITED.contains(&property)
             && let Some(template) = self.template(name)
-            && !(property == "maxmem" && !self.balanced(name))
-            && !(property == "kernelopts" && self.value(name, "kernel") == Some(text("")))
+            && (property != "maxmem" || self.balanced(name))
+            && (property != "kernelopts" || self.value(name, "kernel") != Some(text("")))
         {
             return self.value(&template, property);
         }

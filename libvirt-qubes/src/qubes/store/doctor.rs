@@ -196,7 +196,7 @@ fn respell(db: &Connection) -> rusqlite::Result<usize> {
         let typed = Property::named(&name)
             .filter(|property| matches!(property.row().kind, Type::Int | Type::Bool | Type::Str));
         let Some(property) = typed else { continue };
-        let parsed = parse::parse(&Model::default(), property, value.as_bytes());
+        let parsed = parse::parse(&Model::default(), property.name(), property.row().kind, value.as_bytes());
         let Ok(canonical) = parsed.and_then(|value| property.canonical(value)) else { continue };
         let update = "UPDATE vm_property SET value = ?3 WHERE vm = ?1 AND name = ?2 AND value <> ?3";
         changed += db.prepare_cached(update)?.execute(params![vm, name, value_text(&canonical)])?;

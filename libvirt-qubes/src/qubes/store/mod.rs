@@ -22,7 +22,6 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
@@ -104,7 +103,11 @@ impl Store {
         ensure_dom0(&db, &name, &mut model)?;
         let ballast = Ballast::load(dir);
         let files = Files::opened(&path)?;
-        let mut last_number = reserved_numbers(&db, &name)?;
+        let found = reserved_numbers(&db, &name, before)?;
+        if let Some(row) = found.bad {
+            model.put_set_aside(row);
+        }
+        let mut last_number = found.number;
         let mut store = Self { db, name, ballast, files, reserved_numbers: last_number, _lock: lock };
         match store.reserve_numbers(last_number) {
             Err(error) if error.kind() == Kind::NoSpace => {
@@ -114,13 +117,6 @@ impl Store {
             }
             reserved => reserved?,
         }
-        let last_number = reserved_numbers(&db, &name, before)?;
-        if let Some(row) = last_number.bad {
-            model.put_set_aside(row);
-        }
-        let last_number = last_number.number;
-        let mut store = Self { db, name, ballast, reserved_numbers: last_number, _lock: lock };
-        store.reserve_numbers(last_number)?;
         let start = match before {
             schema::Before::Empty => Start::First,
             schema::Before::Filled => Start::Later,
@@ -252,7 +248,7 @@ fn reserved_numbers(db: &Connection, name: &str, before: schema::Before) -> Resu
         (Some(number), _) => Ok(LastNumber { number, bad: None }),
         (None, schema::Before::Empty) => Ok(LastNumber { number: 0, bad: None }),
         (None, schema::Before::Filled) => {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let number = since.as_secs().saturating_mul(NUMBER_BLOCK).min(i64::MAX.unsigned_abs());
             let row =
                 load::aside("meta", "event_numbers", format!("it is no number: {text:?}; {number} taken"));

@@ -55,7 +55,6 @@ enum Noun {
     /// Properties of the system; those of VMs: vm property
     #[command(subcommand)]
     Property(property::SystemVerb),
-    Property(property::Verb),
     /// Features of VMs
     #[command(subcommand)]
     Feature(feature::Verb),
@@ -103,7 +102,6 @@ async fn run(shell: &Shell, noun: Noun) -> Result<(), Exit> {
         Noun::Call(arguments) => call::run(shell, &arguments).await,
         Noun::Vm(verb) => vm::run(shell, verb).await,
         Noun::Property(verb) => property::of_the_system(shell, verb).await,
-        Noun::Property(verb) => property::run(shell, verb).await,
         Noun::Feature(verb) => feature::run(shell, verb).await,
         Noun::Tag(verb) => tag::run(shell, verb).await,
         Noun::Label(verb) => label::run(shell, verb).await,
