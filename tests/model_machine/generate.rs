@@ -45,7 +45,7 @@ const FEATURES: &[&str] = &[
     "servicevm",
     "internal",
     "preload-dispvm",
-    "bad name",
+    "bad!name",
     "x_-.Y",
     "service.",
 ];

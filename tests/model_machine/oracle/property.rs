@@ -322,7 +322,9 @@ impl Oracle {
             "List" => return Ok(of(class).map(|property| format!("{}\n", property.name)).collect()),
             "GetAll" => {
                 return Ok(of(class)
-                    .map(|property| line(property.name, &self.get(Dialect::Admin, dialect, vm, property)))
+                    .map(|property| {
+                        line(property.name, &self.get(Dialect::Admin, Dialect::Admin, vm, property))
+                    })
                     .collect());
             }
             _ => {}

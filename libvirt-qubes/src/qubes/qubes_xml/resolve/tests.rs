@@ -250,7 +250,7 @@ fn every_problem_is_named_with_its_line() {
         (
             domain(1, "a", "<features>\n<feature name='a b'/></features>"),
             2,
-            "feature \"a b\": feature name must",
+            "feature \"a b\": feature name contains",
         ),
         (
             domain(1, "a", "<features>\n<feature name='a'>\u{e9}</feature></features>"),
