@@ -255,9 +255,9 @@ fn every_problem_is_named_with_its_line() {
         (
             domain(1, "a", "<features>\n<feature name='a'>\u{e9}</feature></features>"),
             2,
-            "feature \"a\": feature value",
+            "feature \"a\": value contains",
         ),
-        (domain(1, "a", "<tags>\n<tag name='a.b'/></tags>"), 2, "tag \"a.b\": tag must"),
+        (domain(1, "a", "<tags>\n<tag name='a.b'/></tags>"), 2, "tag \"a.b\": disallowed"),
         (
             domain(1, "a", "<devices class='usb'>\n<device id='' mode='required'/></devices>"),
             2,
@@ -298,7 +298,7 @@ fn every_problem_is_named_with_its_line() {
             "<labels><label id='label-x' color='0xcc0000'>red</label></labels>",
             "label \"red\": its id \"label-x\"",
         ),
-        ("<labels><label id='label-9' color='red'>a</label></labels>", "label \"a\": label value must"),
+        ("<labels><label id='label-9' color='red'>a</label></labels>", "label \"a\": Label value must"),
         (
             "<labels><label id='label-1' color='0xcc0000'>red</label><label id='label-1' color='0xcc0000'>a</label></labels>",
             "label \"a\": its name or index",
