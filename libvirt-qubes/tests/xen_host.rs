@@ -10,6 +10,8 @@
 
 #[path = "xen_host/aborts.rs"]
 mod aborts;
+#[path = "xen_host/children.rs"]
+mod children;
 #[path = "xen_host/contract.rs"]
 mod contract;
 #[path = "xen_host/disks.rs"]

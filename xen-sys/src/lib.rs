@@ -1,8 +1,9 @@
-//! Raw bindings to Xen's toolstack libraries: libxl (libxenlight), libxenstore and libxentoollog.
+//! Raw bindings to Xen's toolstack libraries: libxl (libxenlight), libxenstore and libxentoollog; of libxencall what
+//! opens a handle.
 //!
 //! Everything here is what bindgen makes of the headers of the Xen that is there at build time; nothing is
 //! policy and nothing is safe. The contracts are in the headers (`libxl.h`, `libxl_event.h`,
-//! `xentoollog.h`, `xenstore.h`); the crate `libvirt-qubes` is the safe use of them.
+//! `xentoollog.h`, `xenstore.h`, `xencall.h`); the crate `libvirt-qubes` is the safe use of them.
 //!
 //! What to know before using it:
 //!
@@ -29,6 +30,31 @@ mod bindings {
 }
 
 pub use bindings::*;
+
+pub use xencall::*;
+
+/// `xencall.h` of libxencall, whose interface is the same in every release; as much of it as opens a handle and takes
+/// a buffer.
+mod xencall {
+    use libc::{c_int, c_uint, c_void, size_t};
+
+    use super::xentoollog_logger;
+
+    /// An open handle.
+    #[repr(C)]
+    #[derive(Debug)]
+    pub struct xencall_handle {
+        _opaque: [u8; 0],
+    }
+
+    #[link(name = "xencall")]
+    unsafe extern "C" {
+        pub fn xencall_open(logger: *mut xentoollog_logger, open_flags: c_uint) -> *mut xencall_handle;
+        pub fn xencall_close(xcall: *mut xencall_handle) -> c_int;
+        pub fn xencall_alloc_buffer_pages(xcall: *mut xencall_handle, nr_pages: size_t) -> *mut c_void;
+        pub fn xencall_free_buffer_pages(xcall: *mut xencall_handle, p: *mut c_void, nr_pages: size_t);
+    }
+}
 
 /// The release of Xen (major.minor, `4.17`) whose headers these bindings were made from.
 pub const RELEASE: &str = env!("XEN_SYS_RELEASE");

@@ -1,32 +1,19 @@
 //! A libxl context: a connection to Xen, with its own log and lock.
 //!
-//! Every context reaps its own children only (`always_selective_reap`), so that child processes of the rest of
-//! the program are left alone; nothing else in the process may handle SIGCHLD. And every context has a
-//! `disaster` hook: without one libxl ends the whole process.
+//! Its children are forked and heard of as `children` says; nothing else in the process may handle SIGCHLD. And
+//! every context has a `disaster` hook: without one libxl ends the whole process.
 #![expect(unsafe_code, reason = "contexts are made, used and freed by C functions")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::mem::MaybeUninit;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use xen_sys::{
-    LIBXL_VERSION, libxl_childproc_hooks, libxl_ctx, libxl_error, libxl_event_hooks, libxl_event_type,
-    libxl_sigchld_owner,
-};
+use xen_sys::{LIBXL_VERSION, libxl_ctx, libxl_error, libxl_event_hooks, libxl_event_type};
 
+use super::children::{HOOKS, Unheard};
 use super::error::LibxlError;
 use super::log::Log;
-use crate::error::{Error, Kind, Op};
-
-/// libxl_event.h: not copied, must outlive every context.
-static CHILDREN: libxl_childproc_hooks = libxl_childproc_hooks {
-    chldowner: libxl_sigchld_owner::libxl_sigchld_owner_libxl_always_selective_reap,
-    fork_replacement: None,
-    reaped_callback: None,
-};
 
 /// libxl_event.h: mask 0 leaves the events queued for `libxl_event_check`.
 static EVENTS: libxl_event_hooks =
@@ -52,6 +39,7 @@ impl Ctx {
         let log = Log::new(label);
         let mut raw = ptr::null_mut();
         let version = c_int::try_from(LIBXL_VERSION).unwrap_or(0);
+        let _unheard = Unheard::begin();
         // SAFETY: libxl.h: flags 0; the logger outlives the context, being dropped after it.
         let rc = unsafe { xen_sys::libxl_ctx_alloc(&raw mut raw, version, 0, log.as_logger()) };
         let Some(raw) = NonNull::new(raw).filter(|_| rc == 0) else {
@@ -59,7 +47,7 @@ impl Ctx {
         };
         let ctx = Self { raw, log, disaster: Box::new(AtomicBool::new(false)) };
         // SAFETY: libxl_event.h: at initialisation, before any child; the hooks are static.
-        unsafe { xen_sys::libxl_childproc_setmode(ctx.as_ptr(), &raw const CHILDREN, ptr::null_mut()) };
+        unsafe { xen_sys::libxl_childproc_setmode(ctx.as_ptr(), &raw const HOOKS, ptr::null_mut()) };
         let flag: *const AtomicBool = &raw const *ctx.disaster;
         // SAFETY: libxl_event.h: no other call is running and no event enabled; hooks and flag outlive the context.
         unsafe {
@@ -120,6 +108,7 @@ pub(super) enum Abort {
 
 impl Drop for Ctx {
     fn drop(&mut self) {
+        let _unheard = Unheard::begin();
         // SAFETY: allocated in `open`, freed here alone; nothing is under way (contract of the type).
         unsafe { xen_sys::libxl_ctx_free(self.as_ptr()) };
     }
@@ -138,26 +127,9 @@ unsafe extern "C" fn disaster(
     // SAFETY: libxl passes a NUL-terminated message.
     let message = unsafe { super::owned::text(message) }.map(CStr::to_string_lossy).unwrap_or_default();
     let reason = std::io::Error::from_raw_os_error(errno);
+    if super::children::in_a_child() {
+        return;
+    }
     // A subscriber's panic must not unwind into C. What it would have said is lost.
     drop(panic::catch_unwind(AssertUnwindSafe(|| tracing::error!(target: "libxl", %reason, "{message}"))));
-}
-
-/// libxl installs its own SIGCHLD handler and asserts that nobody else did: asked once, before the first
-/// context, so that it is an error here and not an abort later.
-pub(super) fn sigchld_is_free() -> Result<(), Error> {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    let free = *FOUND.get_or_init(|| {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: sigaction(2) with a NULL new action only writes the old one.
-        let asked = unsafe { libc::sigaction(libc::SIGCHLD, ptr::null(), action.as_mut_ptr()) };
-        // SAFETY: zeroed, and all zeros is a valid sigaction (SIG_DFL).
-        let action = unsafe { action.assume_init() };
-        asked == 0 && action.sa_sigaction == libc::SIG_DFL
-    });
-    if free {
-        return Ok(());
-    }
-    Err(Error::new(Kind::Busy, Op::OpenHypervisor, "libxl").because(
-        "this process handles SIGCHLD already; libxl needs it for its own children (tokio's own processes do not)",
-    ))
 }

@@ -12,7 +12,7 @@ use std::thread::{self, ThreadId};
 
 use xen_sys::{__va_list_tag, xentoollog_level, xentoollog_logger};
 
-use super::telling;
+use super::{children, telling};
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
@@ -113,6 +113,9 @@ impl Sink {
 
 /// Whether anybody wants a line of this level: a start with four disks logs 250 lines for nobody otherwise.
 fn wanted(level: xentoollog_level) -> bool {
+    if children::in_a_child() {
+        return level.0 >= xentoollog_level::XTL_WARN.0;
+    }
     level.0 >= xentoollog_level::XTL_INFO.0 || tracing::enabled!(target: "libxl", tracing::Level::TRACE)
 }
 
@@ -136,6 +139,14 @@ unsafe extern "C" fn vmessage(
     }
     // SAFETY: vasprintf(3) made a NUL-terminated string.
     let message = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if children::in_a_child() {
+        // Not through a subscriber: its locks may be held here for ever.
+        let line = format!("libxl: {}\n", message.trim());
+        rustix::io::write(std::io::stderr(), line.as_bytes()).ok();
+        // SAFETY: from malloc by vasprintf(3), freed once.
+        unsafe { libc::free(text.cast()) };
+        return;
+    }
     // SAFETY: `logger` is the first field of the Sink that `Log::as_logger` gave; it outlives the context.
     let sink = unsafe { &*logger.cast::<Sink>() };
     // A subscriber's panic must not unwind into C. What it would have said is lost.

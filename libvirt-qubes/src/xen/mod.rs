@@ -17,6 +17,7 @@
 
 mod building;
 mod calls;
+mod children;
 mod convert;
 mod ctx;
 mod devices;
@@ -92,7 +93,7 @@ impl LibxlHypervisor {
     pub fn open(options: LibxlOptions) -> Result<Self> {
         let LibxlOptions { block_script, operations } = options;
         check_program(&block_script)?;
-        ctx::sigchld_is_free()?;
+        children::sigchld_is_free()?;
         let main = Ctx::open("main".to_owned());
         let main =
             main.map_err(|error| Error::new(Kind::Unavailable, Op::OpenHypervisor, "libxl").because(error))?;
