@@ -174,6 +174,7 @@ fn kill_does_not_wait_for_a_start_that_hangs_and_it_is_told_alike_whatever_it_wa
     let hangs = |step: &str| format!("[[rule]]\nvm = 'work'\nstep = '{step}'\nhang = true\n");
     for (script, netvm, at) in [
         (hangs("create"), false, "work domain-pre-spawn"),
+        (hangs("unpause"), false, "work domain-pre-unpaused"),
         (hangs("create").replace("work", "net"), true, "work domain-verify-files"),
     ] {
         let daemon = Start::new().script(&script).start();

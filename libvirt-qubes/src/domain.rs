@@ -200,7 +200,14 @@ impl Act for Step {
         match self {
             Self::ClaimDisks(uuid, disks) => Box::pin(toolstack.claim_disks(*uuid, disks)),
             Self::CreateDomain(spec) => Box::pin(toolstack.create_domain(spec, cancel)),
-            Self::Unpause(uuid) => hypervisor.unpause(*uuid),
+            Self::Unpause(uuid) => Box::pin(async move {
+                tokio::select! {
+                    biased;
+                    unpaused = hypervisor.unpause(*uuid) => unpaused,
+                    // The call runs on; whoever cancels ends the domain.
+                    () = cancel.cancelled() => Err(self.error(Kind::Cancelled)),
+                }
+            }),
             Self::Pause(uuid) => hypervisor.pause(*uuid),
             Self::RequestShutdown(uuid) => hypervisor.request_shutdown(*uuid),
             Self::Destroy(uuid) => Box::pin(toolstack.destroy_domain(*uuid)),

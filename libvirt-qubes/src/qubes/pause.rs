@@ -9,7 +9,7 @@ use super::host::Host;
 use super::operation::OperationKind;
 use super::refusal::{HostError, Refusal, Verb};
 use super::snapshot::RunState;
-use super::start::no_turn;
+use super::start::{called_off, no_turn};
 use crate::ids::{DomId, VmName};
 
 impl Host {
@@ -78,7 +78,12 @@ impl Host {
             let _held = registered.lock().await.map_err(|no| no_turn(&vm, no))?;
             let run = host.snapshot().run(vm.uuid).cloned();
             match run.and_then(|run| run.domid.map(|domid| (domid, run.state))) {
-                Some((domid, state)) => work(host, Arc::clone(&vm), domid, state).await,
+                Some((domid, state)) => tokio::select! {
+                    biased;
+                    done = work(host, Arc::clone(&vm), domid, state) => done,
+                    // The call runs on, on a domain that is being ended.
+                    () = registered.cancel_token().cancelled() => Err(called_off(&vm)),
+                },
                 None => Err(gone.into()),
             }
         });

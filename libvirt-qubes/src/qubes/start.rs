@@ -367,7 +367,12 @@ impl Act for StartStep {
                 }
                 Step::Unpause => {
                     host.sequencer.announce(vec![ModelEvent::of(vm, EventKind::DomainPreUnpaused)]);
-                    host.hypervisor.unpause(vm.uuid).await?;
+                    tokio::select! {
+                        biased;
+                        unpaused = host.hypervisor.unpause(vm.uuid) => unpaused?,
+                        // The call runs on; what it may still let run, the undo destroys.
+                        () = cancel.cancelled() => return Err(self.error(Kind::Cancelled)),
+                    }
                     host.sequencer.announce(vec![ModelEvent::of(vm, EventKind::DomainUnpaused)]);
                     Ok(())
                 }
