@@ -90,7 +90,6 @@ fn told_as_full((class, text): &(String, String), state: &Path) {
 }
 
 #[test]
-#[ignore = "a Remove can still find no room when the disk was filled again behind the ballast; docs/operating.md"]
 fn on_a_full_disk_vms_are_removed_one_after_the_other_and_the_daemon_starts() {
     let Some(small) = Small::mount() else { return };
     let state = small.path().join("state");

@@ -237,7 +237,7 @@ impl Work {
         for (change, outcome) in changes.into_iter().zip(outcomes) {
             change.acknowledge(outcome);
         }
-        self.store.restore_ballast();
+        self.store.restore_room();
         if let Err(error) = self.store.reserve_numbers(self.sequencer.snapshot().number) {
             tracing::error!(error = error.report(), "numbers of events cannot be reserved");
         }

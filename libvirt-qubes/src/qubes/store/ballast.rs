@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FallocateFlags;
+
 /// What the ballast gives: many times what one change needs.
 const SIZE: usize = 1 << 20;
 
@@ -30,6 +32,19 @@ impl Ballast {
     /// Whether it was not given up, or is back.
     pub(super) fn is_there(&self) -> bool {
         self.is_there
+    }
+
+    /// Whether the file system would give it more, for this user.
+    pub(super) fn could_grow(&self) -> bool {
+        let tried = OpenOptions::new().write(true).open(&self.path).and_then(|file| {
+            let grown = rustix::fs::fallocate(&file, FallocateFlags::empty(), SIZE as u64, 1 << 16);
+            file.set_len(SIZE as u64)?;
+            Ok(grown?)
+        });
+        // Not every file system can do that.
+        !tried.is_err_and(|error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        })
     }
 
     /// Gives the space up. `false` when there is none to give.

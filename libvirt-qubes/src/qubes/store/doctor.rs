@@ -9,10 +9,11 @@ use rusqlite::{Connection, params};
 use super::super::model::Model;
 use super::super::property::{Property, parse};
 use super::super::value::Type;
+use super::ballast::{self, Ballast};
 use super::columns::value_text;
 use super::error::AtStore;
 use super::lock::StateLock;
-use super::{Ballast, ballast, connect, load, schema};
+use super::{connect, load, schema};
 use crate::error::{At, Error, Kind, Op, Result};
 
 /// Whether to put right what can be.
@@ -84,7 +85,7 @@ pub(in super::super) fn look(dir: &Path, mend: Mend) -> Result<Seen> {
 
 /// A copy of the database as it is, beside it.
 fn copied(db: &Connection, path: &Path, name: &str) -> Result<PathBuf> {
-    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").at_store(name)?;
+    db.execute_batch("PRAGMA wal_checkpoint(FULL)").at_store(name)?;
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let copy = path.with_file_name(format!("state.db.before-repair.{}", since.as_secs()));
     let made = || {

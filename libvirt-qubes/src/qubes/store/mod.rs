@@ -12,7 +12,9 @@ mod first;
 mod import;
 mod load;
 mod lock;
+mod log;
 mod orphans;
+mod room;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -25,8 +27,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
-use self::ballast::Ballast;
 pub use self::doctor::Mend;
 use self::error::AtStore;
 use self::files::Files;
@@ -34,6 +36,7 @@ pub use self::first::FirstStart;
 pub(super) use self::first::{dom0, pools};
 pub use self::import::{Filled, NotEmpty};
 use self::lock::StateLock;
+use self::room::Room;
 use super::model::{Model, SetAside};
 use super::vm::Vm;
 use super::write::Write;
@@ -49,7 +52,7 @@ pub struct Store {
     pub(super) db: Connection,
     /// The database's path, for messages.
     pub(super) name: String,
-    ballast: Ballast,
+    room: Room,
     files: Files,
     reserved_numbers: u64,
     _lock: StateLock,
@@ -101,14 +104,15 @@ impl Store {
         File::open(dir).and_then(|dir| dir.sync_all()).at(Op::Store, dir.display())?;
         let mut model = load::model(&db, &name)?;
         ensure_dom0(&db, &name, &mut model)?;
-        let ballast = Ballast::load(dir);
+        let room = Room::of(dir, &path);
         let files = Files::opened(&path)?;
         let found = reserved_numbers(&db, &name, before)?;
         if let Some(row) = found.bad {
             model.put_set_aside(row);
         }
         let mut last_number = found.number;
-        let mut store = Self { db, name, ballast, files, reserved_numbers: last_number, _lock: lock };
+        let mut store = Self { db, name, room, files, reserved_numbers: last_number, _lock: lock };
+        store.restore_room();
         match store.reserve_numbers(last_number) {
             Err(error) if error.kind() == Kind::NoSpace => {
                 // What is there can be read, and removed; it will be reserved as soon as there is room.
@@ -154,56 +158,17 @@ impl Store {
     }
 
     /// Folds the log into the database and closes it.
-    pub(super) fn close(self) -> Result<()> {
-        let folded = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").at_store(&self.name);
-        let closed = self.db.close().map_err(|(_, error)| error).at_store(&self.name);
-        folded.and(closed)
+    pub(super) fn close(mut self) -> Result<()> {
+        let folded = self.fold_log();
+        self.db.close().map_err(|(_, error)| error).at_store(&self.name)?;
+        // A log that is not folded is read by the next start; one that lies in the place of this one is not ours.
+        let ours = self.files.check().is_ok();
+        if folded && ours { self.room.void_log().at(Op::Store, &self.name) } else { Ok(()) }
     }
 
     /// Fails when the files of the store were removed or replaced: what is written now would be lost.
     pub(super) fn check_files(&mut self) -> Result<()> {
         self.files.check()
-    }
-
-    /// Folds the log into the database, so that the next transaction is written over its begin: that needs no
-    /// room. `false` when it cannot be.
-    pub(super) fn fold_log(&mut self) -> bool {
-        let folded = self.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, i64>(0));
-        match folded {
-            Ok(busy) => busy == 0,
-            Err(error) => {
-                tracing::debug!(%error, "the log cannot be folded");
-                false
-            }
-        }
-    }
-
-    /// Gives the ballast up on a full file system; `false` when there is none.
-    pub(super) fn give_up_ballast(&mut self) -> bool {
-        let given = self.ballast.give_up();
-        if given {
-            // The database may have to grow for that: while there is room. If it fails there is still the room.
-            self.fold_log();
-        }
-        given
-    }
-
-    /// Fails while there is no ballast: what takes space must leave the rest to what frees some.
-    pub(super) fn has_room(&mut self) -> Result<()> {
-        if self.ballast.restore() {
-            return Ok(());
-        }
-        let words = "the file system is full: only what frees space can be stored";
-        Err(Error::new(Kind::NoSpace, Op::Store, &self.name).because(words))
-    }
-
-    /// Puts a ballast back that was given up, if there is room again; before that, while there is room, the
-    /// database takes what the log holds.
-    pub(super) fn restore_ballast(&mut self) {
-        if !self.ballast.is_there() {
-            self.fold_log();
-            self.ballast.restore();
-        }
     }
 }
 
@@ -290,6 +255,8 @@ fn connect(path: &PathBuf) -> Result<Connection> {
     db.pragma_update(None, "temp_store", "memory").at_store(name)?;
     // The log goes back to this size at a checkpoint after a burst.
     pragma(&db, path, "journal_size_limit", "4194304")?;
+    // The log's file stays; `Store::close` folds it.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).at_store(name)?;
     db.set_prepared_statement_cache_capacity(64);
     Ok(db)
 }
