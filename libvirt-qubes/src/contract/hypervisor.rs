@@ -111,6 +111,7 @@ macro_rules! contracts {
 pub const CONTRACTS: &[Contract] = contracts![
     host::a_host_tells_its_name_and_figures,
     host::dom0_is_not_listed,
+    host::usage_is_dom0s_and_that_of_every_domain_in_the_order_of_numbers,
     create::a_created_domain_is_paused_and_as_asked_for,
     create::a_domain_is_listed_while_it_is_being_built,
     create::a_name_or_uuid_of_a_live_domain_is_refused,

@@ -100,6 +100,7 @@ macro_rules! contracts {
 contracts! {
     a_host_tells_its_name_and_figures
     dom0_is_not_listed
+    usage_is_dom0s_and_that_of_every_domain_in_the_order_of_numbers
     a_created_domain_is_paused_and_as_asked_for
     a_domain_is_listed_while_it_is_being_built
     a_name_or_uuid_of_a_live_domain_is_refused

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Host, Outcome, must};
+use super::{Guest, Host, Outcome, must, spec_or_skip};
 
 pub(super) async fn a_host_tells_its_name_and_figures(host: &Host<'_>) -> Outcome {
     let facts = must(host.hypervisor.facts().await, "facts");
@@ -15,5 +15,23 @@ pub(super) async fn a_host_tells_its_name_and_figures(host: &Host<'_>) -> Outcom
 pub(super) async fn dom0_is_not_listed(host: &Host<'_>) -> Outcome {
     let list = must(host.hypervisor.list().await, "list");
     assert!(list.iter().all(|info| info.domid.get() != 0 && info.uuid != Uuid::nil()), "{list:?}");
+    Outcome::Kept
+}
+
+pub(super) async fn usage_is_dom0s_and_that_of_every_domain_in_the_order_of_numbers(
+    host: &Host<'_>,
+) -> Outcome {
+    let spec = spec_or_skip!(host, "used", Guest::Deaf);
+    host.create(&spec).await;
+    let list = must(host.hypervisor.list().await, "list");
+    let usage = must(host.hypervisor.usage().await, "usage");
+    let numbers: Vec<_> = usage.iter().map(|usage| usage.domid.get()).collect();
+    assert!(numbers.is_sorted() && numbers.first() == Some(&0), "{numbers:?}");
+    assert!(usage.first().is_some_and(|dom0| dom0.uuid.is_nil() && dom0.vcpus > 0), "{usage:?}");
+    let own = usage.iter().find(|usage| usage.uuid == spec.uuid);
+    let listed = list.iter().find(|info| info.uuid == spec.uuid);
+    let (Some(own), Some(listed)) = (own, listed) else { panic!("{list:?} {usage:?}") };
+    assert_eq!((own.domid, own.vcpus), (listed.domid, listed.vcpus));
+    assert_eq!((own.memory_kib, own.max_memory_kib), (listed.memory_kib, listed.max_memory_kib));
     Outcome::Kept
 }
