@@ -113,13 +113,14 @@ impl Host {
     }
 
     /// Starts a Linux guest until it has come up as far as its init. A PVH one sometimes stays silent for ever under
-    /// QEMU's emulation: it is tried again, and `false` says that it never came up.
+    /// QEMU's emulation, or dies: it is tried again, and `false` says that it never came up.
     fn start_linux(&self, name: &str, kind: &str) -> bool {
         for _ in 0..3 {
             self.start(name);
             let start = Instant::now();
             while kind == "pvh"
                 && !console(name).contains("GUEST-")
+                && self.state(name) != "Halted"
                 && start.elapsed() < Duration::from_secs(80)
             {
                 sleep(Duration::from_millis(100));
@@ -127,7 +128,10 @@ impl Host {
             if kind == "pv" || console(name).contains("GUEST-") {
                 return true;
             }
-            self.ok("mgmt.vm.Kill", name, "", "");
+            let killed = self.0.call("mgmt.vm.Kill", name, "", b"");
+            if killed.0.first() != Some(&b'0') {
+                assert_eq!(killed.exception().0, "QubesVMNotStartedError", "it died");
+            }
         }
         println!(
             "\nskipped: the Linux PVH guest stayed silent three times, as it does at times under emulation"
