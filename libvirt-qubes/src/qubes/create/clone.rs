@@ -88,10 +88,11 @@ pub fn begin(snapshot: &Snapshot, new: &NewClone) -> Result<Diff<Plan>, Refused>
         pending: model.next_pending_id(),
         vm: Arc::new(vm),
         copy_of: Some(Arc::clone(original)),
+        label: None,
         tags: creation_tags(snapshot, &new.source),
         told: Told::Creation,
     };
-    Ok(reserve(plan, PendingKind::Clone))
+    Ok(reserve(model, plan, PendingKind::Clone))
 }
 
 /// What a VM is based on is fixed when it is made, so that its row does not say that a clone takes it over.

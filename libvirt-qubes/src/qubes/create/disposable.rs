@@ -65,10 +65,11 @@ pub fn begin(snapshot: &Snapshot, new: &NewDisposable) -> Result<Diff<Plan>, Ref
         pending: model.next_pending_id(),
         vm,
         copy_of: None,
+        label: None,
         tags: tags.collect(),
         told: Told::Disposable,
     };
-    Ok(reserve(plan, PendingKind::Create))
+    Ok(reserve(model, plan, PendingKind::Create))
 }
 
 fn base_of<'a>(snapshot: &'a Snapshot, new: &NewDisposable) -> Result<&'a Arc<Vm>, Refusal> {

@@ -18,7 +18,8 @@ use super::diff::{Diff, Refused};
 use super::event::{EventKind, ModelEvent};
 use super::firewall::Firewall;
 use super::global::Global;
-use super::ids::{Dispid, FeatureName, FeatureValue, PendingId, Tag};
+use super::ids::{Dispid, FeatureName, FeatureValue, LabelName, PendingId, Tag};
+use super::model::Model;
 use super::notes::Notes;
 use super::pending::{Pending, PendingKind, PendingVolume, Reserved, VolumeProgress};
 use super::property::{self, Property, desktop, template};
@@ -84,6 +85,8 @@ pub struct Plan {
     pub vm: Arc<Vm>,
     /// The VM that it is a copy of, as that was.
     pub copy_of: Option<Arc<Vm>>,
+    /// Its label, by name: an index is given out again.
+    label: Option<LabelName>,
     /// The tags that its creation gives it, in the order of their events.
     tags: Vec<Tag>,
     told: Told,
@@ -110,8 +113,9 @@ pub fn begin(snapshot: &Snapshot, new: &NewVm) -> Result<Diff<Plan>, Refused> {
         Making::Vm => PendingKind::Create,
         Making::Template => PendingKind::CreateTemplate,
     };
-    let plan = Plan { pending: model.next_pending_id(), vm, copy_of: None, tags, told: Told::Creation };
-    Ok(reserve(plan, kind))
+    let plan =
+        Plan { pending: model.next_pending_id(), vm, copy_of: None, label: None, tags, told: Told::Creation };
+    Ok(reserve(model, plan, kind))
 }
 
 /// The VM that a request makes, without the tags of its creation. `dispid` draws a disposable's number.
@@ -171,7 +175,8 @@ fn can_be_made(snapshot: &Snapshot, name: &VmName, uuid: Uuid) -> Result<(), Ref
 }
 
 /// Gives the planned VM the tags of its creation, and writes the row that reserves what it takes.
-fn reserve(mut plan: Plan, kind: PendingKind) -> Diff<Plan> {
+fn reserve(model: &Model, mut plan: Plan, kind: PendingKind) -> Diff<Plan> {
+    plan.label = model.label(plan.vm.label).map(|label| label.name.clone());
     Arc::make_mut(&mut plan.vm).tags.extend(plan.tags.iter().cloned());
     let row = Pending {
         id: plan.pending,
@@ -188,7 +193,7 @@ fn reserve(mut plan: Plan, kind: PendingKind) -> Diff<Plan> {
 /// When what it needs went away meanwhile, or is not any more what it was: its template, its label, its netvm. The
 /// caller removes the volumes and calls [`abandon`].
 pub fn finish(snapshot: &Snapshot, plan: &Plan) -> Result<Diff<Arc<Vm>>, Refused> {
-    still_fits(snapshot, &plan.vm)?;
+    still_fits(snapshot, plan)?;
     let vm = &Arc::new(desktop::tagged(&snapshot.model, &plan.vm));
     let added = EventKind::DomainAdd { vm: vm.name.clone(), uuid: vm.uuid };
     let mut diff = Diff::new(vm.clone())
@@ -219,8 +224,8 @@ pub fn finish(snapshot: &Snapshot, plan: &Plan) -> Result<Diff<Arc<Vm>>, Refused
 }
 
 /// Whether what was decided at the beginning holds on the model of now, by the rules that a store is loaded by.
-fn still_fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), Refusal> {
-    let model = &snapshot.model;
+fn still_fits(snapshot: &Snapshot, plan: &Plan) -> Result<(), Refusal> {
+    let (model, vm) = (&snapshot.model, &plan.vm);
     for (property, value) in &vm.properties {
         if let Some(target) = value.as_vm() {
             model.find_uuid(target)?;
@@ -230,8 +235,10 @@ fn still_fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), Refusal> {
     for backend in vm.assignments.keys().filter_map(|device| device.backend) {
         model.find_uuid(backend)?;
     }
-    if model.label(vm.label).is_none() {
-        return Err(Refusal::LabelNotFound { label: vm.label.to_string() });
+    let label = model.label(vm.label).map(|label| &label.name);
+    if label.is_none() || label != plan.label.as_ref() {
+        let asked = plan.label.as_ref().map_or_else(|| vm.label.to_string(), ToString::to_string);
+        return Err(Refusal::LabelNotFound { label: asked });
     }
     for volume in &vm.volumes {
         if model.pool(volume.pool.as_str()).is_none() {

@@ -2,6 +2,8 @@
 
 use super::super::class::VolumeKind;
 use super::super::event::Subject;
+use super::super::ids::LabelIndex;
+use super::super::label::Label;
 use super::super::refusal::Refusal as R;
 use super::super::testing::{apply, first_model, make, new_vm, set, set_global, small_model, vm};
 use super::*;
@@ -250,6 +252,28 @@ fn a_template_or_label_that_goes_while_its_vm_is_made_is_noticed_at_the_end() {
     assert_eq!(finish(&without, &plan).unwrap_err().refusal, R::NoSuchUuid { uuid: debian });
     let mut without = snapshot.clone();
     Write::RemoveLabel(plan.vm.label).apply(&mut without.model).unwrap_err();
+    assert!(finish(&snapshot, &plan).is_ok());
+}
+
+#[test]
+fn a_label_that_got_the_index_of_another_meanwhile_is_not_that_one() {
+    let mut snapshot = first_model();
+    make(&mut snapshot, &new_vm("debian", VmClass::TemplateVm, None));
+    let index = LabelIndex::new(9).unwrap();
+    let label = |name: &str| {
+        let (name, colour) = (name.parse().unwrap(), "0x123456".parse().unwrap());
+        Write::AddLabel(Arc::new(Label { index, name, colour }))
+    };
+    label("teal").apply(&mut snapshot.model).unwrap();
+    let new = NewVm { label: "teal".to_owned(), ..new_vm("a", VmClass::AppVm, Some("debian")) };
+    let diff = begin(&snapshot, &new).unwrap();
+    let (plan, _) = apply(&mut snapshot, diff);
+    assert!(finish(&snapshot, &plan).is_ok());
+    Write::RemoveLabel(index).apply(&mut snapshot.model).unwrap();
+    label("rust").apply(&mut snapshot.model).unwrap();
+    assert_eq!(finish(&snapshot, &plan).unwrap_err().refusal, R::LabelNotFound { label: "teal".into() });
+    Write::RemoveLabel(index).apply(&mut snapshot.model).unwrap();
+    label("teal").apply(&mut snapshot.model).unwrap();
     assert!(finish(&snapshot, &plan).is_ok());
 }
 
