@@ -12,8 +12,9 @@ use super::class::VmClass;
 use super::diff::Diff;
 use super::host::Host;
 use super::operation::OperationKind;
-use super::pending::{Pending, PendingKind, StartPhase, VolumeProgress};
+use super::pending::{Pending, PendingKind, PendingVolume, StartPhase, VolumeProgress};
 use super::refusal::HostError;
+use super::remove;
 use super::snapshot::{Run, RunState, Snapshot};
 use super::start::note_run;
 use super::vm::Vm;
@@ -22,7 +23,7 @@ use super::write::Write;
 use crate::config::DiskSpec;
 use crate::error::{Kind, Result};
 use crate::hypervisor::{DomainInfo, DomainState, ShutdownReason};
-use crate::storage::{Volume, VolumeId};
+use crate::storage::{Volume, VolumeGroup, VolumeId};
 
 /// As many VMs recover at a time.
 const AT_A_TIME: usize = 4;
@@ -145,9 +146,10 @@ async fn adopt(host: &Arc<Host>, vm: &Arc<Vm>, domain: &DomainInfo) {
 
 /// A VM that was being made, or removed: its volumes go.
 async fn interrupted_volumes(host: &Arc<Host>, row: &Arc<Pending>) {
+    let seen = host.snapshot();
     // Volumes that were only planned may be somebody else's under that name: they are not touched.
     for volume in row.volumes.iter().rev().filter(|volume| volume.progress == VolumeProgress::Made) {
-        let Ok(id) = volume.vid.parse::<VolumeId>() else {
+        let Some(id) = id_of(&seen, row, volume) else {
             tracing::error!(vm = %row.vm.name, vid = %volume.vid, "a volume of an interrupted operation stays");
             return;
         };
@@ -161,12 +163,25 @@ async fn interrupted_volumes(host: &Arc<Host>, row: &Arc<Pending>) {
     finish(host, row).await;
 }
 
+/// Which volume a row names: that which its pool's driver names so.
+fn id_of(seen: &Snapshot, row: &Pending, volume: &PendingVolume) -> Option<VolumeId> {
+    let (pool, owner) = (seen.model.pool(volume.pool.as_str())?, &row.vm.name);
+    let naming = &seen.cells.host.naming;
+    let is_it = |group: &VolumeGroup| naming.vid(pool, *group, owner, &volume.volume) == *volume.vid;
+    let group = VolumeGroup::ALL.into_iter().find(is_it)?;
+    Some(VolumeId::new(group, owner.clone(), volume.volume.clone()))
+}
+
 /// Ends a row. A disposable that was being started, or ran, goes when nothing of it runs: that is noted.
 async fn finish(host: &Arc<Host>, row: &Arc<Pending>) {
     let (id, vm, start) = (row.id, row.vm.uuid, matches!(row.kind, PendingKind::Start(_)));
+    let removed = (row.kind == PendingKind::Remove).then(|| Arc::clone(row));
     let finished: Result<(), HostError> = host
         .committer
         .commit(move |seen| {
+            if let Some(removed) = &removed {
+                return Ok(remove::finish(removed));
+            }
             let diff = Diff::new(()).write(Write::FinishPending(id)).frees_space();
             Ok(if start { note_run(diff, seen, vm) } else { diff })
         })
@@ -188,5 +203,44 @@ async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
                 tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ids::PendingId;
+    use super::super::pending::Reserved;
+    use super::super::snapshot::{HostView, VolumeNaming};
+    use super::super::testing::{small_model, vm};
+    use super::*;
+
+    #[test]
+    fn a_volume_of_a_row_is_found_by_the_name_that_its_driver_gives_it() {
+        let mut snapshot = small_model();
+        let work = vm(&snapshot, "work");
+        let named = |vid: &str| PendingVolume {
+            volume: "root".parse().unwrap(),
+            pool: "varlibqubes".parse().unwrap(),
+            vid: vid.into(),
+            progress: VolumeProgress::Made,
+        };
+        let row = Pending {
+            id: PendingId::new(1),
+            kind: PendingKind::Remove,
+            vm: Reserved::of(&work),
+            volumes: Vec::new(),
+        };
+        let found = |snapshot: &Snapshot, vid: &str| {
+            id_of(snapshot, &row, &named(vid))
+                .map(|id| (id.group, id.owner.to_string(), id.volume.to_string()))
+        };
+        let root = |group| Some((group, "work".to_owned(), "root".to_owned()));
+        assert_eq!(found(&snapshot, "appvms/work/root"), root(VolumeGroup::AppVms));
+        assert_eq!(found(&snapshot, "vm-templates/work/root"), root(VolumeGroup::VmTemplates));
+        assert_eq!(found(&snapshot, "appvms/other/root"), None);
+        let naming = VolumeNaming::new(|_, _, owner, volume| format!("vg/vm-{owner}-{volume}"));
+        snapshot.cells.host = Arc::new(HostView::unknown(naming));
+        assert_eq!(found(&snapshot, "vg/vm-work-root"), root(VolumeGroup::AppVms));
+        assert_eq!(found(&snapshot, "appvms/work/root"), None);
     }
 }

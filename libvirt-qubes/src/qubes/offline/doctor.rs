@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use super::super::store::doctor;
 use super::super::volumes;
 use crate::error::Result;
 use crate::ids::PoolName;
-use crate::storage::{Contents, DriverKind, VolumeId};
+use crate::storage::{Contents, Driver, DriverKind, VolumeId};
 
 /// What an examination found.
 #[derive(Debug, Serialize)]
@@ -111,7 +112,7 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
     }
     for pool in model.pools() {
         match contents(pool) {
-            Ok(Some(contents)) => compare(model, pool, &contents, &mut add),
+            Ok(Some((driver, contents))) => compare(model, pool, &*driver, &contents, &mut add),
             Ok(None) => {}
             Err(reason) => add(TroubleKind::Pool, pool.name.as_str(), reason),
         }
@@ -124,8 +125,11 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
     Ok(Examined { schema, known_schema, vms, findings, repairs: seen.repairs, copy: seen.copy })
 }
 
+/// A pool's driver, and what lies in the pool.
+type Looked = (Arc<dyn Driver>, Contents);
+
 /// What lies in a pool of volumes; `None` for a pool of kernels, and where there is no folder yet.
-fn contents(pool: &Pool) -> std::result::Result<Option<Contents>, String> {
+fn contents(pool: &Pool) -> std::result::Result<Option<Looked>, String> {
     let kind =
         pool.driver.parse::<DriverKind>().map_err(|_| format!("there is no driver {:?}", &*pool.driver))?;
     if kind == DriverKind::LinuxKernel {
@@ -133,12 +137,20 @@ fn contents(pool: &Pool) -> std::result::Result<Option<Contents>, String> {
     }
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     let driver = kind.open(&options).map_err(|error| error.report())?;
-    driver.contents().map(Some).map_err(|error| error.report())
+    let contents = driver.contents().map_err(|error| error.report())?;
+    Ok(Some((driver, contents)))
 }
 
-fn compare(model: &Model, pool: &Pool, contents: &Contents, add: &mut impl FnMut(TroubleKind, &str, String)) {
+fn compare(
+    model: &Model,
+    pool: &Pool,
+    driver: &dyn Driver,
+    contents: &Contents,
+    add: &mut impl FnMut(TroubleKind, &str, String),
+) {
+    let vid = |id: &VolumeId| driver.vid(id, &volumes::any_spec());
     let there: HashSet<&VolumeId> = contents.volumes.iter().collect();
-    let at = |id: &VolumeId| format!("{id} in pool {}", pool.name);
+    let at = |id: &VolumeId| format!("{} in pool {}", vid(id), pool.name);
     for vm in model.vms() {
         let lasting = vm.volumes.iter().filter(|v| v.kind == VolumeKind::Origin && v.pool == pool.name);
         for volume in lasting {
@@ -148,7 +160,7 @@ fn compare(model: &Model, pool: &Pool, contents: &Contents, add: &mut impl FnMut
             }
         }
     }
-    let owned = |pool: &PoolName, id: &VolumeId| model.occupant(pool.as_str(), &id.to_string()).is_some();
+    let owned = |pool: &PoolName, id: &VolumeId| model.occupant(pool.as_str(), &vid(id)).is_some();
     for id in contents.volumes.iter().filter(|id| !owned(&pool.name, id)) {
         add(TroubleKind::UnownedVolume, &at(id), "no VM has it; it is left alone".to_owned());
     }
