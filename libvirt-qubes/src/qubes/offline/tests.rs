@@ -12,7 +12,7 @@ use super::super::global::Global;
 use super::super::ids::LabelIndex;
 use super::super::model::Model;
 use super::super::notes::Notes;
-use super::super::property::Property;
+use super::super::property::{Property, desktop};
 use super::super::qubes_xml::finding::{Finding, Weight};
 use super::super::qubes_xml::{describe, print, read};
 use super::super::snapshot::Snapshot;
@@ -78,6 +78,9 @@ fn an_old_system_goes_in_and_out_and_in_again() {
     assert_eq!((done.vms, done.set_aside), (9, 0));
     let before = model(&dir.path().join("state"));
     same_content(&moved(&dir.path().join("state"), dir.path()), &before);
+    let told = |vm: &&Arc<super::super::vm::Vm>| vm.tags.iter().any(|tag| tag.as_str().starts_with("guivm-"));
+    assert!(before.vms().all(|vm| desktop::tagged(&before, vm).tags == vm.tags));
+    assert!(before.vms().filter(told).count() > 1);
 }
 
 #[test]
@@ -356,7 +359,7 @@ proptest! {
             // Places are numbered anew; their order is what counts.
             let vms: Vec<_> = model.vms().cloned().collect();
             for vm in vms {
-                let mut vm = super::super::vm::Vm::clone(&vm);
+                let mut vm = desktop::tagged(model, &vm);
                 let mut order: Vec<_> = vm.features.iter().map(|(n, f)| (f.position, n.clone())).collect();
                 order.sort();
                 for (position, (_, name)) in (0..).zip(order) {

@@ -9,7 +9,7 @@ use super::super::qubes_xml::resolve::{Kept, Resolved};
 use super::super::write;
 use super::error::AtStore;
 use super::load::SET_ASIDE;
-use super::{Opened, Store, load};
+use super::{Opened, Store, desktop_tags, load};
 use crate::error::{Error, Kind, Op};
 
 /// What keeps a state from being filled.
@@ -85,7 +85,8 @@ impl Store {
         if dangling != 0 {
             return Err(Error::new(Kind::Corrupt, Op::Store, name).because("rows of the file dangle").into());
         }
-        let model = load::model(&transaction, &name)?;
+        let mut model = load::model(&transaction, &name)?;
+        desktop_tags::add(&transaction, &name, &mut model)?;
         let known = |row: &SetAside| {
             row.uuid.is_some_and(|uuid| resolved.kept.iter().any(|kept| kept.uuid == uuid))
                 || (row.table == "global" && resolved.kept_globals.iter().any(|(name, _)| *name == row.name))

@@ -5,6 +5,7 @@
 
 mod ballast;
 pub(super) mod columns;
+mod desktop_tags;
 pub(super) mod doctor;
 pub(super) mod error;
 mod files;
@@ -105,6 +106,15 @@ impl Store {
         let mut model = load::model(&db, &name)?;
         ensure_dom0(&db, &name, &mut model)?;
         let room = Room::of(dir, &path);
+        match desktop_tags::add_once(&mut db, &name, &mut model) {
+            Err(error) if error.kind() == Kind::NoSpace => {
+                tracing::error!(
+                    error = error.report(),
+                    "tags of guivm and audiovm are added at a later start"
+                );
+            }
+            added => added?,
+        }
         let files = Files::opened(&path)?;
         let found = reserved_numbers(&db, &name, before)?;
         if let Some(row) = found.bad {

@@ -118,7 +118,10 @@ fn a_state_of_version_1_is_read_whole() {
     let root = model.vm_named("debian").unwrap().volume("root").unwrap();
     assert_eq!((root.revisions_to_keep, root.access), (Some(3), Access::ReadWrite));
     assert_eq!(model.volume_size(sys_net, "root"), Some(ByteSize::gib(10)));
-    assert_eq!(sys_net.tags.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(), ["created-by-dom0"]);
+    assert_eq!(
+        sys_net.tags.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(),
+        ["audiovm-dom0", "created-by-dom0", "guivm-dom0"]
+    );
     let features: Vec<_> =
         sys_net.features.iter().map(|(n, f)| (n.as_str(), f.value.as_str(), f.position)).collect();
     assert_eq!(features, [("gui", "", 1), ("servicevm", "1", 2)]);
