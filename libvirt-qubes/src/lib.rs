@@ -18,6 +18,7 @@ pub mod ids;
 pub mod qubes;
 pub mod sim;
 pub mod storage;
+mod sys;
 pub mod toolstack;
 #[cfg(feature = "xen")]
 pub mod xen;

@@ -44,7 +44,7 @@ impl Daemon {
             operations_per_vm: 16,
             events: EventLimits::default(),
             storage: storage::Limits::default(),
-            refresh_s: 10,
+            tuning: storage::Tuning::default(),
         };
         let sim = async || -> libvirt_qubes::Result<Arc<dyn Hypervisor>> {
             let sim = SimHypervisor::open(World::memory(), SimConfig::default()).await?;

@@ -24,7 +24,7 @@ use crate::device::DiskClaims;
 use crate::error::{Error, Kind, Op, Result};
 use crate::hypervisor::Hypervisor;
 use crate::ids::MemoryMib;
-use crate::storage::{Limits as StorageLimits, Storage, VolumeId};
+use crate::storage::{Limits as StorageLimits, Storage, Tuning, VolumeId};
 
 /// What a host is opened with.
 #[derive(Debug, Clone)]
@@ -39,8 +39,8 @@ pub struct HostConfig {
     pub events: EventLimits,
     /// Bounds of storage's threads.
     pub storage: StorageLimits,
-    /// Age at most of figures about space, in seconds.
-    pub refresh_s: u64,
+    /// What holds for all pools.
+    pub tuning: Tuning,
 }
 
 /// One host: what is stored, what runs, and what can be done to it.
@@ -81,7 +81,7 @@ impl Host {
         config: HostConfig,
         hypervisor: impl AsyncFnOnce() -> Result<Arc<dyn Hypervisor>, E>,
     ) -> Result<Arc<Self>, E> {
-        let storage = Storage::new(config.storage);
+        let storage = Storage::tuned(config.storage, config.tuning);
         let paths = config.clone();
         let opened = tokio::task::spawn_blocking(move || {
             Store::open(&paths.state, || pools::first(&paths.state, &paths.storage_dir))

@@ -168,7 +168,7 @@ impl Host {
     /// Keeps figures young, for the host's life.
     pub(super) async fn refresh(self: Arc<Self>) {
         let mut domains = tokio::time::interval(DOMAINS_EVERY);
-        let mut pools = tokio::time::interval(Duration::from_secs(self.config.refresh_s.max(1)));
+        let mut pools = tokio::time::interval(self.config.tuning.refresh.max(Duration::from_secs(1)));
         domains.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         pools.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

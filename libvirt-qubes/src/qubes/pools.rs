@@ -13,7 +13,7 @@ pub(super) async fn add(storage: &Storage, pool: &Pool) -> Result<()> {
         crate::Error::new(crate::Kind::Unsupported, Op::SetupPool, &pool.name).because(bad)
     })?;
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    storage.add_pool(pool.name.clone(), kind.open(&options)?).await
+    storage.add_pool(pool.name.clone(), kind.open(&options, storage.tuning())?).await
 }
 
 /// The pools of a first start: volumes by reflink where the file system can, else as sparse files; and an empty

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{Driver, ImageDriver, KernelDriver, SetupCheck};
+use super::lvm::{LvName, VgName};
+use super::{Driver, ImageDriver, KernelDriver, LvmDriver, SetupCheck, Tuning};
 use crate::error::{Error, Kind, Op, Result};
 use crate::ids::BadId;
 
@@ -18,6 +19,8 @@ pub enum DriverKind {
     FileReflink,
     /// `linux-kernel`.
     LinuxKernel,
+    /// `lvm_thin`.
+    LvmThin,
 }
 
 /// An option of a driver. The options that every pool has (`revisions_to_keep`, ..) are the caller's.
@@ -39,11 +42,14 @@ pub enum Need {
 }
 
 const DIR: DriverOption = DriverOption { name: "dir_path", need: Need::Required };
+const VOLUME_GROUP: DriverOption = DriverOption { name: "volume_group", need: Need::Required };
+const THIN_POOL: DriverOption = DriverOption { name: "thin_pool", need: Need::Required };
 const SETUP_CHECK: DriverOption = DriverOption { name: "setup_check", need: Need::Optional };
 
 impl DriverKind {
     /// All of them, sorted by name.
-    pub const ALL: [DriverKind; 3] = [DriverKind::File, DriverKind::FileReflink, DriverKind::LinuxKernel];
+    pub const ALL: [DriverKind; 4] =
+        [DriverKind::File, DriverKind::FileReflink, DriverKind::LinuxKernel, DriverKind::LvmThin];
 
     /// The name in configuration.
     pub const fn as_str(self) -> &'static str {
@@ -51,6 +57,7 @@ impl DriverKind {
             Self::File => "file",
             Self::FileReflink => "file-reflink",
             Self::LinuxKernel => "linux-kernel",
+            Self::LvmThin => "lvm_thin",
         }
     }
 
@@ -59,6 +66,7 @@ impl DriverKind {
         match self {
             Self::File | Self::LinuxKernel => &[DIR],
             Self::FileReflink => &[DIR, SETUP_CHECK],
+            Self::LvmThin => &[VOLUME_GROUP, THIN_POOL],
         }
     }
 
@@ -66,11 +74,20 @@ impl DriverKind {
     ///
     /// # Errors
     /// `Invalid` for an option that is missing or wrong.
-    pub fn open(self, options: &BTreeMap<String, String>) -> Result<Arc<dyn Driver>> {
+    pub fn open(self, options: &BTreeMap<String, String>, tuning: Tuning) -> Result<Arc<dyn Driver>> {
         let bad = |why: String| Error::new(Kind::Invalid, Op::SetupPool, self.as_str()).because(why);
-        let dir = options.get(DIR.name).filter(|dir| !dir.is_empty());
-        let dir =
-            Path::new(dir.ok_or_else(|| bad(format!("missing required driver options: {}", DIR.name)))?);
+        let missing: Vec<_> = self
+            .options()
+            .iter()
+            .filter(|option| option.need == Need::Required)
+            .map(|option| option.name)
+            .filter(|name| options.get(*name).is_none_or(String::is_empty))
+            .collect();
+        if !missing.is_empty() {
+            return Err(bad(format!("missing required driver options: {}", missing.join(", "))));
+        }
+        let given = |option: DriverOption| options.get(option.name).map(String::as_str).unwrap_or_default();
+        let dir = Path::new(given(DIR));
         Ok(match self {
             Self::File => Arc::new(ImageDriver::file(dir)?),
             Self::LinuxKernel => Arc::new(KernelDriver::new(dir)?),
@@ -81,6 +98,13 @@ impl DriverKind {
                     Some(other) => return Err(bad(format!("{} is no boolean: {other}", SETUP_CHECK.name))),
                 };
                 Arc::new(ImageDriver::reflink(dir, check)?)
+            }
+            Self::LvmThin => {
+                let (vg, pool) = (given(VOLUME_GROUP), given(THIN_POOL));
+                let wrong = |name: &str, why: BadId| bad(format!("{name}: {why}"));
+                let vg: VgName = vg.parse().map_err(|why| wrong(VOLUME_GROUP.name, why))?;
+                let pool = LvName::new(vg, pool).map_err(|why| wrong(THIN_POOL.name, why))?;
+                Arc::new(LvmDriver::new(pool, tuning))
             }
         })
     }
@@ -111,8 +135,13 @@ mod tests {
     fn each_driver_opens_under_its_own_name() {
         for kind in DriverKind::ALL {
             assert_eq!(kind.as_str().parse::<DriverKind>().unwrap(), kind);
-            let driver =
-                kind.open(&options(&[("dir_path", "/nowhere"), ("revisions_to_keep", "2")])).unwrap();
+            let given = options(&[
+                ("dir_path", "/nowhere"),
+                ("revisions_to_keep", "2"),
+                ("volume_group", "qubes_dom0"),
+                ("thin_pool", "vm-pool"),
+            ]);
+            let driver = kind.open(&given, Tuning::default()).unwrap();
             assert_eq!(driver.name(), kind.as_str());
         }
     }
@@ -131,8 +160,11 @@ mod tests {
                 options(&[("dir_path", "/x"), ("setup_check", "maybe")]),
                 "setup_check is no boolean",
             ),
+            (DriverKind::LvmThin, options(&[]), "missing required driver options: volume_group, thin_pool"),
+            (DriverKind::LvmThin, options(&[("volume_group", "a/b"), ("thin_pool", "p")]), "volume_group: "),
+            (DriverKind::LvmThin, options(&[("volume_group", "vg"), ("thin_pool", "-x")]), "thin_pool: "),
         ] {
-            let error = kind.open(&given).unwrap_err();
+            let error = kind.open(&given, Tuning::default()).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid);
             assert!(error.report().contains(reason), "{}", error.report());
         }

@@ -9,7 +9,7 @@
 //! driver lends for longer than a call (an import, an export) it guards by itself.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,22 @@ pub struct PoolUsage {
     pub metadata: Option<(ByteSize, ByteSize)>,
 }
 
+/// Where a pool's data lies: two pools of one place would take each other's volumes for their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PoolPlace {
+    /// A folder, without links in its path.
+    Folder(PathBuf),
+    /// A thin pool of LVM, `VG/POOL`.
+    ThinPool(String),
+}
+
+impl PoolPlace {
+    /// The folder that `path` leads to; of one that is not there yet, the path itself.
+    pub(super) fn folder(path: &Path) -> Self {
+        Self::Folder(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))
+    }
+}
+
 /// What lies in a pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -101,6 +117,9 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// The volume's name in this pool, as people see it.
     fn vid(&self, id: &VolumeId, spec: &VolumeSpec) -> String;
+
+    /// Where it keeps its data.
+    fn pool_place(&self) -> PoolPlace;
 
     /// Checks that nothing of a volume of this name is there: no state, no revision, no leftover. To be asked before a
     /// caller notes down that from now on what lies there is its own, to be removed if it fails.

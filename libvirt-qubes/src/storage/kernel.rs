@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, Kernel, Kernels, PoolUsage, Recovered,
-    Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec,
+    Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, Kernel, Kernels, PoolPlace, PoolUsage,
+    Recovered, Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec,
 };
 use crate::config::Access;
 use crate::error::{At, Error, Kind, Op, Result};
@@ -77,6 +77,10 @@ impl Driver for KernelDriver {
             | VolumeKind::Snapshot { .. }
             | VolumeKind::Origin => String::new(),
         }
+    }
+
+    fn pool_place(&self) -> PoolPlace {
+        PoolPlace::folder(&self.dir)
     }
 
     fn vacant(&self, _id: &VolumeId) -> Result<()> {

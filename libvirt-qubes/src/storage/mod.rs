@@ -11,18 +11,23 @@ mod import;
 mod job;
 mod kernel;
 mod locks;
+pub mod lvm;
 mod pool;
+mod sparse;
 mod transfer;
+mod uses;
 mod volume;
 
 pub use config::{DriverKind, DriverOption, Need};
 pub use driver::{
-    Contents, Driver, Ending, Kernel, Kernels, PoolUsage, Recovered, Resize, Revisions, Started, VolumeInfo,
+    Contents, Driver, Ending, Kernel, Kernels, PoolPlace, PoolUsage, Recovered, Resize, Revisions, Started,
+    VolumeInfo,
 };
 pub use image::{ImageDriver, SetupCheck, Step};
 pub use import::Import;
 pub use job::{Job, Progress};
 pub use kernel::KernelDriver;
+pub use lvm::{LvmDriver, Tuning};
 pub use pool::{Limits, Storage, Volume};
 pub use transfer::{Export, ImportSize, ImportWriter};
 pub use volume::{

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::locks::{Key, Locks};
 use super::{
     Contents, Driver, Ending, Export, Import, ImportSize, Job, Kernel, PoolUsage, Recovered, Revision,
-    RevisionId, Started, VolumeId, VolumeInfo, VolumeSpec,
+    RevisionId, Started, Tuning, VolumeId, VolumeInfo, VolumeSpec,
 };
 use crate::error::{Error, Kind, Op, Result};
 use crate::ids::{ByteSize, KernelVersion, PoolName};
@@ -66,6 +66,7 @@ pub struct Storage {
 
 #[derive(Debug)]
 struct Inner {
+    tuning: Tuning,
     pools: RwLock<BTreeMap<PoolName, Arc<dyn Driver>>>,
     locks: Locks,
     short: Arc<Semaphore>,
@@ -76,9 +77,15 @@ struct Inner {
 impl Storage {
     /// Without a pool yet.
     pub fn new(limits: Limits) -> Self {
+        Self::tuned(limits, Tuning::default())
+    }
+
+    /// The same, with what holds for all pools.
+    pub fn tuned(limits: Limits, tuning: Tuning) -> Self {
         let lane = |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
             inner: Arc::new(Inner {
+                tuning,
                 pools: RwLock::default(),
                 locks: Locks::default(),
                 short: lane(limits.short),
@@ -86,6 +93,11 @@ impl Storage {
                 bulk: lane(limits.bulk_copies),
             }),
         }
+    }
+
+    /// What holds for all pools: for the drivers that are opened for this storage.
+    pub fn tuning(&self) -> Tuning {
+        self.inner.tuning
     }
 
     /// Prepares a pool's place and takes it in under `name`.
@@ -112,6 +124,13 @@ impl Storage {
     /// The names of the pools, sorted.
     pub fn pools(&self) -> Vec<PoolName> {
         self.inner.pools.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// The pool that has its data where `driver` would have it.
+    pub fn pool_at_place_of(&self, driver: &dyn Driver) -> Option<PoolName> {
+        let place = driver.pool_place();
+        let pools = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().find(|(_, other)| other.pool_place() == place).map(|(name, _)| name.clone())
     }
 
     /// The driver of a pool, to ask what it can. Its methods block.

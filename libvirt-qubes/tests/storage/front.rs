@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use libvirt_qubes::config::Access;
 use libvirt_qubes::ids::{ByteSize, PoolName};
 use libvirt_qubes::storage::{
-    Contents, Driver, Ending, Export, ImageDriver, ImportSize, ImportWriter, Job, Limits, PoolUsage,
-    Recovered, RevisionsToKeep, Sharing, Started, Storage, Volume, VolumeId, VolumeInfo, VolumeKind,
-    VolumeSpec,
+    Contents, Driver, Ending, Export, ImageDriver, ImportSize, ImportWriter, Job, Limits, PoolPlace,
+    PoolUsage, Recovered, RevisionsToKeep, Sharing, Started, Storage, Volume, VolumeId, VolumeInfo,
+    VolumeKind, VolumeSpec,
 };
 use libvirt_qubes::{Kind, Result};
 use tempfile::TempDir;
@@ -73,6 +73,10 @@ impl Driver for Slow {
     fn vid(&self, id: &VolumeId, spec: &VolumeSpec) -> String {
         self.inner.vid(id, spec)
     }
+    fn pool_place(&self) -> PoolPlace {
+        self.inner.pool_place()
+    }
+
     fn vacant(&self, id: &VolumeId) -> Result<()> {
         self.inner.vacant(id)
     }

@@ -7,4 +7,5 @@ mod filesystem;
 mod front;
 mod images;
 mod kernel;
+mod lvm;
 mod model;

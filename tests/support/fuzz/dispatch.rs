@@ -1,6 +1,7 @@
 //! The whole way of a call but for the socket: the real table on a real host with the simulated hypervisor.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use libvirt_qubes::qubes::{EventLimits, Host, HostConfig};
 use libvirt_qubes::sim::{SimConfig, SimHypervisor, World};
@@ -59,7 +60,7 @@ impl Rig {
             operations_per_vm: 16,
             events: EventLimits::default(),
             storage: storage::Limits::default(),
-            refresh_s: 3600,
+            tuning: storage::Tuning { refresh: Duration::from_secs(3600), ..storage::Tuning::default() },
         };
         let service = runtime.block_on(async {
             let sim = async || {

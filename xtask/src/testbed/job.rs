@@ -19,7 +19,8 @@ pub(crate) struct Job {
     /// Limit for boot and script together.
     pub(crate) timeout: Duration,
     pub(crate) memory: Memory,
-    /// Sizes in bytes of empty virtio disks: the first carries `/pool`, the others are `/dev/vdb` and so on.
+    /// Sizes in bytes of empty virtio disks: the first carries `/pool`, the others are `/dev/vdb` and so on: for tests that want a
+    /// disk of their own.
     pub(crate) disks: Vec<u64>,
 }
 
@@ -39,7 +40,7 @@ impl Default for Job {
             script: String::new(),
             timeout: Duration::from_mins(10),
             memory: Memory { machine: 4096, dom0: 1024 },
-            disks: vec![8 << 30],
+            disks: vec![8 << 30, 8 << 30],
         }
     }
 }

@@ -14,7 +14,7 @@ use super::super::store::doctor;
 use super::super::volumes;
 use crate::error::Result;
 use crate::ids::PoolName;
-use crate::storage::{Contents, Driver, DriverKind, VolumeId};
+use crate::storage::{Contents, Driver, DriverKind, Tuning, VolumeId};
 
 /// What an examination found.
 #[derive(Debug, Serialize)]
@@ -136,7 +136,7 @@ fn contents(pool: &Pool) -> std::result::Result<Option<Looked>, String> {
         return Ok(None);
     }
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let driver = kind.open(&options).map_err(|error| error.report())?;
+    let driver = kind.open(&options, Tuning::default()).map_err(|error| error.report())?;
     let contents = driver.contents().map_err(|error| error.report())?;
     Ok(Some((driver, contents)))
 }

@@ -15,7 +15,7 @@ use super::super::store::{self, Filled, NotEmpty, Store};
 use super::super::volumes;
 use super::{dirs, pci};
 use crate::error::{At, Error, Op};
-use crate::storage::{DriverKind, VolumeId};
+use crate::storage::{DriverKind, Tuning, VolumeId};
 
 /// What to take in.
 #[derive(Debug, Clone)]
@@ -148,7 +148,10 @@ pub(super) fn naming() -> VolumeNaming {
         let driver = drivers.entry(pool.name.clone()).or_insert_with(|| {
             let options =
                 pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-            pool.driver.parse::<DriverKind>().ok().and_then(|kind| kind.open(&options).ok())
+            pool.driver
+                .parse::<DriverKind>()
+                .ok()
+                .and_then(|kind| kind.open(&options, Tuning::default()).ok())
         });
         driver.as_ref().map_or_else(|| id.to_string(), |driver| driver.vid(&id, &volumes::any_spec()))
     })

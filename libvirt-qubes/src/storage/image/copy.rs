@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::sparse::{BLOCK, SparseWriter};
 use crate::error::{At, Op, Result};
+use crate::storage::sparse::{BLOCK, SparseWriter, next_data};
 use crate::storage::{Job, Progress};
 
 /// Between two looks at the cancel token.
@@ -101,20 +100,6 @@ pub(super) fn share(source: &File, target: &File) -> io::Result<bool> {
         Err(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::XDEV) => Ok(false),
         Err(e) => Err(e.into()),
     }
-}
-
-/// The next stretch of data from `offset` on; `None` if only a hole follows. Where the file system or device
-/// cannot tell, all is data.
-fn next_data(file: &File, offset: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(start) if start >= size => return Ok(None),
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((offset, size))),
-        Err(e) => return Err(e.into()),
-    };
-    let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
-    Ok(Some((start, end.min(size))))
 }
 
 /// Copies within the kernel; `None` if it cannot with these two files.

@@ -6,10 +6,10 @@ use super::Shared;
 use super::copy::Copy;
 use super::names::{self, Image};
 use super::place::{Found, Place};
-use super::sparse::SparseWriter;
-use super::uses::Importing;
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
+use crate::storage::sparse::SparseWriter;
+use crate::storage::uses::Importing;
 use crate::storage::{Export, ImportSize, ImportWriter, Job, VolumeId, VolumeSpec};
 
 pub(super) struct ImageImport {

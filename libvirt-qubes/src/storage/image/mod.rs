@@ -29,8 +29,6 @@ mod lifecycle;
 mod names;
 mod place;
 mod revisions;
-mod sparse;
-mod uses;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -41,10 +39,10 @@ pub use disk::Step;
 use self::copy::{Copy, Method};
 use self::disk::Disk;
 use self::place::Place;
-use self::uses::Uses;
+use super::uses::Uses;
 use super::{
-    Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, PoolUsage, Recovered, Resize, Revisions,
-    RevisionsToKeep, Sharing, Started, VolumeGroup, VolumeId, VolumeInfo, VolumeSpec,
+    Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, PoolPlace, PoolUsage, Recovered, Resize,
+    Revisions, RevisionsToKeep, Sharing, Started, VolumeGroup, VolumeId, VolumeInfo, VolumeSpec,
 };
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::ids::{ByteSize, VmName};
@@ -189,6 +187,10 @@ impl Driver for ImageDriver {
 
     fn vid(&self, id: &VolumeId, _spec: &VolumeSpec) -> String {
         id.to_string()
+    }
+
+    fn pool_place(&self) -> PoolPlace {
+        PoolPlace::folder(&self.shared.dir)
     }
 
     fn vacant(&self, id: &VolumeId) -> Result<()> {

@@ -7,7 +7,7 @@ use super::super::super::label::{BUILT_IN, Label};
 use super::super::super::pool::Pool;
 use super::super::{LabelEntry, PoolEntry};
 use super::Resolving;
-use crate::storage::DriverKind;
+use crate::storage::{DriverKind, Tuning};
 
 impl Resolving<'_> {
     pub(super) fn labels(&mut self, entries: Option<&[LabelEntry]>) {
@@ -93,7 +93,7 @@ fn unusable(pool: &Pool) -> Option<String> {
         Err(_) => return Some(format!("there is no driver {:?}", pool.driver)),
     };
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    kind.open(&options).err().map(|error| error.report())
+    kind.open(&options, Tuning::default()).err().map(|error| error.report())
 }
 
 fn label(entry: &LabelEntry) -> Result<Label, String> {

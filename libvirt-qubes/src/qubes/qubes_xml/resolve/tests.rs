@@ -49,8 +49,8 @@ fn an_old_system_comes_in_whole_and_what_was_changed_is_told() {
         "label \"blue\": built in and not in the file, added".to_owned(),
         "label \"purple\": built in and not in the file, added".to_owned(),
         format!(
-            "line {}: pool \"thin\": taken, but cannot be used here: there is no driver \"lvm_thin\"",
-            line("lvm_thin")
+            "line {}: pool \"tank\": taken, but cannot be used here: there is no driver \"zfs_zvol\"",
+            line("zfs_zvol")
         ),
         "property default_pool: not in the file; pool \"varlibqubes\" chosen".to_owned(),
         "property default_pool_kernel: not in the file; pool \"linux-kernel\" chosen".to_owned(),

@@ -1,6 +1,6 @@
 //! Who holds on to a volume for longer than a call: readers of its committed state, and an import.
 //!
-//! Readers have the clean image open. It never changes, but for one case: a start that writes in place. Such a start
+//! Readers have the clean state open. It never changes, but for one case: a start that writes in place. Such a start
 //! makes a copy instead while somebody reads.
 
 use std::collections::{HashMap, HashSet};
@@ -41,6 +41,11 @@ impl Uses {
     pub(super) fn unless_read<T>(&self, id: &VolumeId, change: impl FnOnce() -> T) -> Option<T> {
         let table = self.table();
         if table.readers.contains_key(id) { None } else { Some(change()) }
+    }
+
+    /// Whether somebody reads.
+    pub(super) fn is_read(&self, id: &VolumeId) -> bool {
+        self.table().readers.contains_key(id)
     }
 
     /// `None` if there is an import already.

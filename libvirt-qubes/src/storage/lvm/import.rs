@@ -1,0 +1,291 @@
+//! Data from outside, and from other volumes: it goes to the LV `-import`, and is committed as a whole.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::Shared;
+use super::names::{LvName, Role};
+use super::op::{LvOp, Resizing};
+use super::place::{Found, Place, Worth};
+use super::room::Need;
+use crate::error::{At, Kind, Op, Result};
+use crate::ids::ByteSize;
+use crate::storage::sparse::{self, SparseWriter};
+use crate::storage::uses::Importing;
+use crate::storage::{Export, ImportSize, ImportWriter, Job, Progress, VolumeId, VolumeSpec};
+
+/// Between two looks at the cancel token.
+const CHUNK: usize = 1 << 20;
+
+pub(super) struct LvmImport {
+    /// `None` once all is written. It is closed before the target goes.
+    writer: Option<SparseWriter>,
+    target: Target,
+    size: ImportSize,
+    /// Of the LV; it grows with what comes.
+    room: u64,
+}
+
+/// The claim on a volume, and its import LV, which goes unless it is committed.
+struct Target {
+    shared: Arc<Shared>,
+    id: VolumeId,
+    spec: VolumeSpec,
+    is_made: bool,
+    _claim: Importing,
+}
+
+impl Target {
+    /// Without an LV yet.
+    fn begin(shared: &Arc<Shared>, id: &VolumeId, spec: &VolumeSpec) -> Result<Self> {
+        let place = Place::new(shared, id, Op::ImportVolume)?;
+        place.persistent(spec)?;
+        if place.names.is_ambiguous() {
+            return Err(place.refuse(Kind::Invalid, "an LV of this name would be one of another volume"));
+        }
+        let Some(claim) = shared.uses.import(id) else {
+            return Err(place.refuse(Kind::Busy, format!("Import operation in progress on {id}")));
+        };
+        let mut found = place.look()?;
+        if found.snap.is_some() {
+            let why = format!("Cannot import to dirty volume {id} - start and stop a qube to cleanup");
+            return Err(place.refuse(Kind::Busy, why));
+        }
+        if let Some(foreign) = &found.foreign {
+            return Err(place.refuse(Kind::AlreadyExists, format!("{foreign} is not in this thin pool")));
+        }
+        place.heal(&mut found)?;
+        place.remove_unfinished(&mut found)?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            id: id.clone(),
+            spec: spec.clone(),
+            is_made: false,
+            _claim: claim,
+        })
+    }
+
+    fn place(&self) -> Result<Place<'_>> {
+        Place::new(&self.shared, &self.id, Op::ImportVolume)
+    }
+
+    /// The LV, empty and open.
+    fn make(&mut self, size: ByteSize) -> Result<SparseWriter> {
+        let place = self.place()?;
+        let geometry = self.shared.geometry(Op::ImportVolume)?;
+        self.shared.room(Op::ImportVolume, &self.id, Need::Data)?;
+        place.make(Role::Import, size)?;
+        let path = self.shared.runner.device(&place.names.lv(Role::Import));
+        self.is_made = true;
+        let file =
+            OpenOptions::new().read(true).write(true).open(&path).at(Op::ImportVolume, path.display())?;
+        // What a chunk had before shows around the first thing that is written to it, if the pool does not wipe it.
+        let unit = if geometry.zeroes {
+            sparse::BLOCK
+        } else {
+            usize::try_from(geometry.chunk).unwrap_or(sparse::BLOCK)
+        };
+        Ok(SparseWriter::in_units(file, unit))
+    }
+
+    /// The file's data is all written.
+    fn commit(&mut self, file: File) -> Result<()> {
+        file.sync_all().at(Op::ImportVolume, &self.id)?;
+        drop(file);
+        self.commit_made()
+    }
+
+    fn commit_made(&mut self) -> Result<()> {
+        let place = self.place()?;
+        let found: Found = place.look()?;
+        place.commit(&self.spec, Role::Import, found)?;
+        self.is_made = false;
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_made) {
+            let place = self.place()?;
+            let mut found = place.look()?;
+            // A commit that was cut off between its two renames is taken back first.
+            place.heal(&mut found)?;
+            if found.import.is_some() {
+                place.remove(&[Role::Import], Worth::Nothing)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Err(e) = self.remove() {
+            tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove a broken-off import");
+        }
+    }
+}
+
+impl LvmImport {
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        id: &VolumeId,
+        spec: &VolumeSpec,
+        size: ImportSize,
+    ) -> Result<Self> {
+        let place = Place::new(shared, id, Op::ImportVolume)?;
+        place.persistent(spec)?;
+        let room = place.whole_extents(match size {
+            ImportSize::Exactly(size) => size,
+            ImportSize::AsItComes => spec.size,
+        })?;
+        let mut target = Target::begin(shared, id, spec)?;
+        let writer = target.make(room)?;
+        Ok(Self { target, size, room: room.get(), writer: Some(writer) })
+    }
+
+    /// The writer, when the LV has room for `more`.
+    fn room(&mut self, more: u64) -> Result<&mut SparseWriter> {
+        let place = self.target.place()?;
+        let Some(writer) = &mut self.writer else {
+            return Err(place.refuse(Kind::Invalid, "the import has ended"));
+        };
+        let after = writer.position().saturating_add(more);
+        if let ImportSize::Exactly(size) = self.size
+            && after > size.get()
+        {
+            return Err(place.refuse(Kind::Invalid, format!("too much data (expected {size} bytes)")));
+        }
+        if after > self.room {
+            let size = place.whole_extents(ByteSize::bytes(after.max(self.room.saturating_mul(2))))?;
+            let lv = place.names.lv(Role::Import);
+            place.change(&LvOp::Resize { lv, size, how: Resizing::Grow })?;
+            self.room = size.get();
+        }
+        Ok(writer)
+    }
+}
+
+impl ImportWriter for LvmImport {
+    fn write(&mut self, data: &[u8]) -> Result<()> {
+        let more = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        let written = self.room(more)?.write(data);
+        written.at(Op::ImportVolume, &self.target.id)
+    }
+
+    fn skip(&mut self, length: ByteSize) -> Result<()> {
+        let skipped = self.room(length.get())?.skip(length.get());
+        skipped.at(Op::ImportVolume, &self.target.id)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<ByteSize> {
+        let came = ByteSize::bytes(self.room(0)?.position());
+        let place = self.target.place()?;
+        match self.size {
+            ImportSize::Exactly(size) if came < size => {
+                let why = format!("not enough data (copied {came} bytes, expected {size} bytes)");
+                return Err(place.refuse(Kind::Invalid, why));
+            }
+            ImportSize::AsItComes if came.get() == 0 => {
+                return Err(place.refuse(Kind::Invalid, "no data came"));
+            }
+            ImportSize::Exactly(_) | ImportSize::AsItComes => {}
+        }
+        let size = place.whole_extents(came)?;
+        let Some(writer) = self.writer.take() else {
+            return Err(place.refuse(Kind::Invalid, "the import has ended"));
+        };
+        let file = writer.flush().at(Op::ImportVolume, &self.target.id)?;
+        if size.get() < self.room {
+            file.sync_all().at(Op::ImportVolume, &self.target.id)?;
+            let lv = place.names.lv(Role::Import);
+            place.change(&LvOp::Resize { lv, size, how: Resizing::Trim })?;
+        }
+        self.target.commit(file)?;
+        Ok(size)
+    }
+
+    fn abort(mut self: Box<Self>) -> Result<()> {
+        drop(self.writer.take());
+        self.target.remove()
+    }
+}
+
+/// An import from another volume.
+pub(super) fn copy_from(
+    shared: &Arc<Shared>,
+    id: &VolumeId,
+    spec: &VolumeSpec,
+    source: &Export,
+    job: &Job,
+) -> Result<()> {
+    let mut target = Target::begin(shared, id, spec)?;
+    job.check(Op::ImportVolume, id)?;
+    if share(&mut target, source)? {
+        job.report(Progress { done: source.size().get(), total: source.size().get() });
+        return target.commit_made();
+    }
+    let mut writer = target.make(source.size())?;
+    copy(&mut writer, source, id, job)?;
+    let file = writer.flush().at(Op::ImportVolume, id)?;
+    target.commit(file)
+}
+
+/// Makes the import a snapshot of the source, if that is an LV of the same thin pool. `false`: it is not.
+fn share(target: &mut Target, source: &Export) -> Result<bool> {
+    let shared = Arc::clone(&target.shared);
+    // Meanwhile its volume may be committed, which gives the LV another name: twice is enough by far.
+    for _ in 0..3 {
+        let Some(lv) = shared.runner.lv_of(source.file()) else { return Ok(false) };
+        if !is_of_pool(target, &lv)? {
+            return Ok(false);
+        }
+        let place = target.place()?;
+        shared.room(Op::ImportVolume, &target.id, Need::Metadata)?;
+        let made = place.change(&LvOp::Snapshot { of: lv.clone(), lv: place.names.lv(Role::Import) });
+        target.is_made = true;
+        if shared.runner.lv_of(source.file()).as_ref() == Some(&lv) {
+            return made.map(|()| true);
+        }
+        target.remove()?;
+    }
+    Ok(false)
+}
+
+fn is_of_pool(target: &Target, lv: &LvName) -> Result<bool> {
+    let pool = &target.shared.pool;
+    if lv.vg() != pool.vg() {
+        return Ok(false);
+    }
+    let command = LvOp::Names { vg: pool.vg().clone(), bases: vec![lv.lv().to_owned()] };
+    let lvs = target.shared.runner.run(&command);
+    let lvs = lvs.map_err(|failed| match target.place() {
+        Ok(place) => place.failed(&command, failed),
+        Err(e) => e,
+    })?;
+    Ok(lvs.iter().any(|found| found.name == lv.lv() && found.pool == pool.lv()))
+}
+
+fn copy(writer: &mut SparseWriter, source: &Export, id: &VolumeId, job: &Job) -> Result<()> {
+    let op = Op::ImportVolume;
+    let total = source.size().get();
+    let mut buffer = vec![0; CHUNK];
+    let mut offset = 0;
+    while offset < total {
+        let next = sparse::next_data(source.file(), offset, total).at(op, source.path().display())?;
+        let (start, end) = next.unwrap_or((total, total));
+        writer.skip(start - offset).at(op, id)?;
+        offset = start;
+        while offset < end {
+            job.check(op, id)?;
+            let wanted = usize::try_from(end - offset).unwrap_or(CHUNK).min(CHUNK);
+            let part = buffer.get_mut(..wanted).unwrap_or_default();
+            source.file().read_exact_at(part, offset).at(op, source.path().display())?;
+            writer.write(part).at(op, id)?;
+            offset += u64::try_from(wanted).unwrap_or(0);
+            job.report(Progress { done: offset, total });
+        }
+    }
+    job.report(Progress { done: total, total });
+    Ok(())
+}

@@ -1,0 +1,345 @@
+//! The driver `lvm_thin`: a volume is a handful of thin LVs of one thin pool, with the names of [`names`](self).
+//!
+//! ## Order of steps
+//!
+//! Each step is one command of LVM, which is atomic and durable when it returns ([`LvOp`]). A *commit* of `-snap` or
+//! `-import` makes its data durable, renames the clean LV to a revision, renames the new one to be clean, then removes
+//! surplus revisions. There is a whole committed state at every moment: without a clean LV it is the newest revision.
+//!
+//! | operation | steps | after a crash, and what recovery makes of it |
+//! |---|---|---|
+//! | create | create clean | nothing, or the volume |
+//! | start, persistent | snapshot clean → `-snap` | `-snap` that nobody wrote: committed, one revision more |
+//! | start, in place (`revisions_to_keep = -1`) | remove revisions; rename clean → `-snap` | fewer revisions; `-snap` alone: renamed back |
+//! | start, snapshot | remove `-snap`; snapshot the source's → `-snap` | dropped |
+//! | start, volatile | remove clean; create clean | dropped |
+//! | stop, persistent | rename clean → `-NOW-back`; rename `-snap` → clean; remove surplus | `-snap`: committed, in the second case by the second rename alone |
+//! | stop, never ran | remove `-snap`, or rename it back | as a start |
+//! | import, copy | create (or snapshot) `-import`; data; then as a stop with `-import` | `-import` is removed; without clean the newest revision is renamed back: the state before |
+//! | revert to a revision | rename clean → `-NOW-back`; rename the revision → clean; remove surplus | without clean: the newest revision, which is the state before, is renamed back |
+//! | revert to a kept state | snapshot it → `-import`; then as an import | as an import |
+//! | keep | snapshot → `-sN-keep` | nothing, or the kept state |
+//! | resize | extend | before or after |
+//! | remove | remove all, the volume's own last | some are left: remove again |
+//!
+//! `NOW` is the present second, or one more than the newest revision's, so that two commits in one second, or a clock
+//! that was set back, do no harm. A large LV that is worth something is renamed to `-N-gone`
+//! before it is discarded and removed: a crash in between leaves no state that has lost its data under its old name.
+//! A read-only persistent volume is given out as it is and never committed. Only what
+//! is *imported* needs data; what makes a new LV needs metadata; [`room`](self) refuses both in time.
+//!
+//! One thing is not in the names: whether a `-snap` was made by a start that no domain has used. That is known for
+//! starts of this process; for others a `-snap` counts as written.
+//!
+//! ## An LV that is being read
+//!
+//! An LV that is open cannot be removed. An export keeps its LV open; if the volume is committed or removed meanwhile
+//! and that LV has to go, it is renamed to `-N-gone` and goes with the export; after a crash, with the volume's next
+//! start or recovery.
+
+mod figures;
+mod import;
+mod lifecycle;
+mod names;
+mod op;
+mod place;
+mod process;
+mod report;
+mod revisions;
+mod room;
+mod runner;
+mod shell;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+pub use names::{LvName, VgName};
+pub use op::{LvOp, Resizing};
+pub use report::Lv;
+pub use runner::{Failed, Lvm, Runner};
+
+use self::figures::{Cache, share};
+use self::names::Role;
+use self::place::{Place, failure};
+use self::room::{Geometry, Room};
+use super::uses::{Reading, Uses};
+use super::{
+    Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, PoolPlace, PoolUsage, Recovered, Resize,
+    Revisions, Started, VolumeId, VolumeInfo, VolumeSpec,
+};
+use crate::error::{Error, Kind, Op, Result};
+use crate::ids::ByteSize;
+
+/// The largest chunk that an import holds in memory, of pools that do not wipe chunks.
+const LARGEST_CHUNK: u64 = 16 << 20;
+
+/// What holds for all pools, from the caller's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// From here on, in percent of data or metadata, what takes space is refused.
+    pub near_full_percent: u8,
+    /// Figures are at most so old.
+    pub refresh: Duration,
+    /// A command that takes longer is killed.
+    pub command_limit: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            near_full_percent: 90,
+            refresh: Duration::from_secs(10),
+            command_limit: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A pool of LVs in one thin pool, which an administrator has made.
+#[derive(Debug, Clone)]
+pub struct LvmDriver {
+    shared: Arc<Shared>,
+}
+
+/// What imports and exports hold on to.
+#[derive(Debug)]
+struct Shared {
+    pool: LvName,
+    tuning: Tuning,
+    runner: Arc<dyn Runner>,
+    uses: Uses,
+    figures: Cache,
+    room: Room,
+    geometry: OnceLock<Geometry>,
+    /// Volumes whose `-snap` this process made, and no start since has found it there.
+    starts: Mutex<HashSet<VolumeId>>,
+    /// LVs that wait for their last reader.
+    left: Mutex<Vec<LvName>>,
+}
+
+impl LvmDriver {
+    /// The thin pool `pool`, driven by LVM's own commands.
+    pub fn new(pool: LvName, tuning: Tuning) -> Self {
+        let runner = Lvm::new(tuning.command_limit);
+        Self::with_runner(pool, tuning, Arc::new(runner))
+    }
+
+    /// The same, with somebody else to execute commands. For tests: a model of LVM, or faults.
+    pub fn with_runner(pool: LvName, tuning: Tuning, runner: Arc<dyn Runner>) -> Self {
+        let shared = Shared {
+            pool,
+            tuning,
+            runner,
+            uses: Uses::default(),
+            figures: Cache::new(tuning.refresh),
+            room: Room::default(),
+            geometry: OnceLock::new(),
+            starts: Mutex::default(),
+            left: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn place<'a>(&'a self, id: &'a VolumeId, op: Op) -> Result<Place<'a>> {
+        Place::new(&self.shared, id, op)
+    }
+}
+
+impl Shared {
+    fn note_start(&self, id: &VolumeId) {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+    }
+
+    /// Whether this process's last start made the volume's `-snap`.
+    fn forget_start(&self, id: &VolumeId) -> bool {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+    }
+
+    fn leave(&self, lv: LvName) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).push(lv);
+    }
+
+    /// Removes what nobody reads any more.
+    fn sweep(&self) {
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        for lv in left {
+            if let Err(e) = self.runner.run(&LvOp::Remove(vec![lv.clone()])) {
+                tracing::debug!(%lv, error = %e, "still read, or gone");
+                if matches!(e, Failed::Refused(_)) && self.runner.device(&lv).exists() {
+                    self.leave(lv);
+                }
+            }
+        }
+    }
+}
+
+/// What an export holds: its volume has a reader, and what waited for that reader goes after it.
+struct Hold {
+    shared: Arc<Shared>,
+    reading: Option<Reading>,
+}
+
+impl Hold {
+    fn new(shared: &Arc<Shared>, reading: Reading) -> Self {
+        Self { shared: Arc::clone(shared), reading: Some(reading) }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        drop(self.reading.take());
+        if self.shared.left.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return;
+        }
+        // Whoever drops an export may be an async thread.
+        let shared = Arc::clone(&self.shared);
+        let spawned = std::thread::Builder::new().name("lvm-sweep".to_owned()).spawn(move || shared.sweep());
+        if let Err(e) = spawned {
+            tracing::warn!(error = %e, "cannot remove what an export has kept");
+        }
+    }
+}
+
+impl Driver for LvmDriver {
+    fn name(&self) -> &'static str {
+        "lvm_thin"
+    }
+
+    fn setup(&self) -> Result<()> {
+        let pool = &self.shared.pool;
+        let op = Op::SetupPool;
+        let absent = |e: Error| {
+            if e.kind() == Kind::NotFound {
+                Error::new(Kind::NotFound, op, pool).because(format!("Thin pool {pool} does not exist"))
+            } else {
+                e
+            }
+        };
+        let found = self.shared.ask_pool(op).map_err(absent)?;
+        if !found.attributes.starts_with('t') {
+            let why = format!("Volume {pool} is not a thin pool");
+            return Err(Error::new(Kind::Unsupported, op, pool).because(why));
+        }
+        if !found.zeroes && found.chunk > LARGEST_CHUNK {
+            let why = format!(
+                "it does not wipe its chunks (-Z n) and they have {} bytes: at most {LARGEST_CHUNK}",
+                found.chunk
+            );
+            return Err(Error::new(Kind::Unsupported, op, pool).because(why));
+        }
+        self.shared.geometry(op).map(drop)
+    }
+
+    fn vid(&self, id: &VolumeId, _spec: &VolumeSpec) -> String {
+        format!("{}/vm-{}-{}", self.shared.pool.vg(), id.owner, id.volume)
+    }
+
+    fn pool_place(&self) -> PoolPlace {
+        PoolPlace::ThinPool(self.shared.pool.to_string())
+    }
+
+    fn vacant(&self, id: &VolumeId) -> Result<()> {
+        self.place(id, Op::CreateVolume)?.vacant()
+    }
+
+    fn create(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
+        self.place(id, Op::CreateVolume)?.create(spec)
+    }
+
+    fn remove(&self, id: &VolumeId) -> Result<()> {
+        self.place(id, Op::RemoveVolume)?.remove_all()
+    }
+
+    fn verify(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
+        self.place(id, Op::VerifyVolume)?.verify(spec)
+    }
+
+    fn start(
+        &self,
+        id: &VolumeId,
+        spec: &VolumeSpec,
+        release_source: &mut dyn FnMut(),
+        job: &Job,
+    ) -> Result<Option<Started>> {
+        self.place(id, Op::StartVolume)?.start(spec, release_source, job).map(Some)
+    }
+
+    fn stop(&self, id: &VolumeId, spec: &VolumeSpec, ending: Ending) -> Result<()> {
+        self.place(id, Op::StopVolume)?.stop(spec, ending)
+    }
+
+    fn recover(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {
+        self.place(id, Op::Recover)?.recover(spec)
+    }
+
+    fn begin_import(
+        &self,
+        id: &VolumeId,
+        spec: &VolumeSpec,
+        size: ImportSize,
+    ) -> Result<Box<dyn ImportWriter>> {
+        Ok(Box::new(import::LvmImport::begin(&self.shared, id, spec, size)?))
+    }
+
+    fn import_from(&self, id: &VolumeId, spec: &VolumeSpec, source: &Export, job: &Job) -> Result<()> {
+        import::copy_from(&self.shared, id, spec, source, job)
+    }
+
+    fn export(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Export> {
+        let place = self.place(id, Op::ExportVolume)?;
+        place.persistent(spec)?;
+        let found = place.look()?;
+        let (role, lv) = found.current().ok_or_else(|| place.why_no_current(&found))?;
+        place.open(role, lv)
+    }
+
+    fn info(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<VolumeInfo> {
+        self.place(id, Op::InspectStorage)?.info(spec)
+    }
+
+    fn usage(&self) -> Result<Option<PoolUsage>> {
+        let pool = self.shared.pool_now(Op::InspectStorage)?;
+        let part = |size: u64, percent: f64| (ByteSize::bytes(size), ByteSize::bytes(share(size, percent)));
+        let (size, usage) = part(pool.size, pool.data_percent);
+        Ok(Some(PoolUsage {
+            size,
+            usage,
+            metadata: pool.metadata.map(|(size, percent)| part(size, percent)),
+        }))
+    }
+
+    fn contents(&self) -> Result<Contents> {
+        let pool = &self.shared.pool;
+        let command = LvOp::All(pool.vg().clone());
+        let lvs = self.shared.runner.run(&command);
+        let lvs = lvs.map_err(|failed| failure(Op::InspectStorage, pool, pool, &command, failed))?;
+        let mut found = Contents::default();
+        for lv in lvs.iter().filter(|lv| lv.pool == pool.lv()) {
+            match names::volume_of(&lv.name) {
+                Some((_, Role::Gone(_))) | None => {
+                    found.unknown.push(PathBuf::from(format!("/dev/{}/{}", pool.vg(), lv.name)));
+                }
+                Some((id, _)) => found.volumes.push(id),
+            }
+        }
+        found.volumes.sort();
+        found.volumes.dedup();
+        found.unknown.sort();
+        Ok(found)
+    }
+
+    fn as_resize(&self) -> Option<&dyn Resize> {
+        Some(self)
+    }
+
+    fn as_revisions(&self) -> Option<&dyn Revisions> {
+        Some(self)
+    }
+}
+
+impl Resize for LvmDriver {
+    fn resize(&self, id: &VolumeId, spec: &VolumeSpec, size: ByteSize) -> Result<()> {
+        self.place(id, Op::ResizeVolume)?.resize(spec, size)
+    }
+}

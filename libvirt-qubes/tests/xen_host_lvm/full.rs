@@ -1,0 +1,113 @@
+//! A thin pool that is really full.
+
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use libvirt_qubes::Kind;
+use libvirt_qubes::storage::{Driver, Ending, ImportSize, Job, LvmDriver, Revisions, Tuning};
+
+use crate::{MIB, disk, id, spec};
+
+fn at_once() -> Tuning {
+    Tuning { refresh: Duration::ZERO, ..Tuning::default() }
+}
+
+#[test]
+#[ignore = "needs the testbed's disk; run by cargo xtask test"]
+fn at_the_last_block_of_data_reverts_commits_and_removals_work() {
+    let disk = disk();
+    let driver = LvmDriver::new(disk.make(32, &[]), at_once());
+    // A write that finds no room fails after a second instead of a minute.
+    std::fs::write("/sys/module/dm_thin_pool/parameters/no_space_timeout", "1").unwrap();
+    driver.setup().unwrap();
+    let (volume, hog) = (id("appvms/work/private"), id("appvms/hog/private"));
+    let spec = spec(2);
+    driver.create(&volume, &spec).unwrap();
+    for byte in [1, 2] {
+        let started = driver.start(&volume, &spec, &mut || {}, &Job::default()).unwrap().unwrap();
+        let file = std::fs::File::options().write(true).open(started.path).unwrap();
+        file.write_all_at(&[byte; 4096], 0).unwrap();
+        file.sync_all().unwrap();
+        driver.stop(&volume, &spec, Ending::Ran).unwrap();
+    }
+    let large = libvirt_qubes::storage::VolumeSpec {
+        size: libvirt_qubes::ids::ByteSize::bytes(64 * MIB),
+        ..spec.clone()
+    };
+    driver.create(&hog, &large).unwrap();
+    let started = driver.start(&hog, &large, &mut || {}, &Job::default()).unwrap().unwrap();
+    let file = std::fs::File::options().write(true).open(&started.path).unwrap();
+    let filled = (0..64).map(|n| file.write_all_at(&[7; 1 << 20], n * MIB).and_then(|()| file.sync_all()));
+    assert!(filled.into_iter().any(|written| written.is_err()), "64 MiB went into 32");
+    drop(file);
+    let usage = driver.usage().unwrap().unwrap();
+    assert_eq!(usage.usage, usage.size, "the pool is full");
+
+    let refused = driver.begin_import(&volume, &spec, ImportSize::AsItComes).err().unwrap();
+    assert_eq!(refused.kind(), Kind::NoSpace, "{}", refused.report());
+    let oldest = driver.revisions(&volume).unwrap().remove(1);
+    driver.revert(&volume, &spec, &oldest.id, &Job::default()).unwrap();
+    let export = driver.export(&volume, &spec).unwrap();
+    let mut byte = [0];
+    export.file().read_exact_at(&mut byte, 0).unwrap();
+    assert_eq!(byte, [1]);
+    drop(export);
+    // Its data could not all be written: what was is committed, or stays dirty and is removed.
+    if let Err(e) = driver.stop(&hog, &large, Ending::Ran) {
+        eprintln!("the full volume's stop: {}", e.report());
+    }
+    driver.remove(&hog).unwrap();
+    let usage = driver.usage().unwrap().unwrap();
+    assert!(usage.usage.get() < usage.size.get() / 4, "{usage:?}");
+    driver.begin_import(&volume, &spec, ImportSize::AsItComes).unwrap().abort().unwrap();
+    driver.remove(&volume).unwrap();
+}
+
+#[test]
+#[ignore = "needs the testbed's disk; run by cargo xtask test"]
+fn metadata_is_kept_from_its_end_and_removals_work_there() {
+    let disk = disk();
+    let pool = disk.make(1024, &["--chunksize=64k"]);
+    let percent = |driver: &LvmDriver| {
+        let (size, used) = driver.usage().unwrap().unwrap().metadata.unwrap();
+        used.get() * 100 / size.get()
+    };
+    // An empty pool uses a tenth of so little metadata. A watermark just above: to get there takes some thousand blocks.
+    let mark = percent(&LvmDriver::new(pool.clone(), at_once())) + 8;
+    let tuning = Tuning { near_full_percent: u8::try_from(mark).unwrap(), ..at_once() };
+    let driver = LvmDriver::new(pool, tuning);
+    driver.setup().unwrap();
+    let (volume, hog) = (id("appvms/work/private"), id("appvms/hog/private"));
+    driver.create(&volume, &spec(2)).unwrap();
+    let large = libvirt_qubes::storage::VolumeSpec {
+        size: libvirt_qubes::ids::ByteSize::bytes(2048 * MIB),
+        ..spec(2)
+    };
+    driver.create(&hog, &large).unwrap();
+    let started = driver.start(&hog, &large, &mut || {}, &Job::default()).unwrap().unwrap();
+    let file = std::fs::File::options().write(true).open(&started.path).unwrap();
+    // A block here and there: each costs metadata, and little data.
+    let mut written = 0;
+    while percent(&driver) <= mark {
+        for _ in 0..1024 {
+            file.write_all_at(&[1; 512], written * 65536).unwrap();
+            written += 1;
+        }
+        file.sync_all().unwrap();
+        assert!(written < 14_000, "{} % after {written} blocks", percent(&driver));
+    }
+    drop(file);
+    for refused in [
+        driver.start(&volume, &spec(2), &mut || {}, &Job::default()).map(drop),
+        driver.create(&id("appvms/new/private"), &spec(2)),
+        driver.keep(&volume, &spec(2), 1, &Job::default()).map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), Kind::NoSpace, "{}", refused.report());
+        assert!(refused.report().contains("lvextend --poolmetadatasize"), "{}", refused.report());
+    }
+    driver.stop(&hog, &large, Ending::Ran).unwrap();
+    driver.remove(&hog).unwrap();
+    driver.start(&volume, &spec(2), &mut || {}, &Job::default()).unwrap();
+    driver.remove(&volume).unwrap();
+}

@@ -1,0 +1,154 @@
+//! A process that is really killed in the middle of each transition.
+//!
+//! The test starts itself again as a child, which kills itself when it has had LVM execute so many changes; then a new
+//! process's driver recovers.
+
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use libvirt_qubes::storage::lvm::{Failed, Lv, LvName, LvOp, Lvm, Runner};
+use libvirt_qubes::storage::{Driver, Ending, ImportSize, Job, LvmDriver, Revisions, Tuning};
+
+use crate::{disk, id, spec};
+
+/// What the child does; what it kills itself after; the contents that the committed state may have then.
+const TRANSITIONS: &[(&str, usize, &[u8])] = &[
+    ("create", 1, &[0]),
+    ("start", 1, &[2]),
+    ("stop", 1, &[3]),
+    ("stop", 2, &[3]),
+    ("import", 1, &[2]),
+    ("import", 2, &[2, 5]),
+    ("revert", 1, &[2, 1]),
+    ("keep", 1, &[2]),
+    ("resize", 1, &[2]),
+    ("remove", 1, &[]),
+];
+
+#[derive(Debug)]
+struct Deadly {
+    lvm: Lvm,
+    left: AtomicUsize,
+}
+
+impl Runner for Deadly {
+    fn run(&self, op: &LvOp) -> Result<Vec<Lv>, Failed> {
+        let done = self.lvm.run(op);
+        if !op.is_report() && self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        }
+        done
+    }
+
+    fn device(&self, lv: &LvName) -> PathBuf {
+        self.lvm.device(lv)
+    }
+}
+
+fn write(path: &std::path::Path, byte: u8) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[byte; 4096], 0).unwrap();
+    file.sync_all().unwrap();
+}
+
+fn run(driver: &LvmDriver, byte: u8) {
+    let volume = id("appvms/work/private");
+    let started = driver.start(&volume, &spec(2), &mut || {}, &Job::default()).unwrap().unwrap();
+    write(&started.path, byte);
+    driver.stop(&volume, &spec(2), Ending::Ran).unwrap();
+}
+
+fn act(driver: &LvmDriver, what: &str) {
+    let (volume, spec) = (id("appvms/work/private"), spec(2));
+    match what {
+        "create" => driver.create(&volume, &spec).unwrap(),
+        "start" => drop(driver.start(&volume, &spec, &mut || {}, &Job::default()).unwrap()),
+        "stop" => driver.stop(&volume, &spec, Ending::Ran).unwrap(),
+        "import" => {
+            let mut import = driver.begin_import(&volume, &spec, ImportSize::AsItComes).unwrap();
+            import.write(&[5; 4 << 20]).unwrap();
+            import.finish().unwrap();
+        }
+        "revert" => {
+            let newest = driver.revisions(&volume).unwrap().pop().unwrap();
+            driver.revert(&volume, &spec, &newest.id, &Job::default()).unwrap();
+        }
+        "keep" => drop(driver.keep(&volume, &spec, 1, &Job::default()).unwrap()),
+        "resize" => {
+            let size = libvirt_qubes::ids::ByteSize::bytes(8 << 20);
+            driver.as_resize().unwrap().resize(&volume, &spec, size).unwrap();
+        }
+        "remove" => driver.remove(&volume).unwrap(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+#[ignore = "a process of the next test's own"]
+fn child_of_the_test_of_kills() {
+    let Ok(words) = std::env::var("MGMT_TEST_LVM_KILL") else {
+        println!("skipped: it is run by a_killed_process_loses_nothing");
+        return;
+    };
+    let mut words = words.split(' ');
+    let mut word = || words.next().unwrap();
+    let pool = LvName::new(word().parse().unwrap(), word()).unwrap();
+    let (what, left) = (word(), word().parse().unwrap());
+    let runner = Deadly { lvm: Lvm::new(Tuning::default().command_limit), left: AtomicUsize::new(left) };
+    let driver = LvmDriver::with_runner(pool, Tuning::default(), Arc::new(runner));
+    driver.setup().unwrap();
+    act(&driver, what);
+    panic!("{what} ended with fewer than {left} changes");
+}
+
+#[test]
+#[ignore = "needs the testbed's disk; run by cargo xtask test"]
+fn a_killed_process_loses_nothing() {
+    let disk = disk();
+    let pool = disk.make(256, &[]);
+    let (volume, spec) = (id("appvms/work/private"), spec(2));
+    let driver = LvmDriver::new(pool.clone(), Tuning::default());
+    driver.setup().unwrap();
+    for (what, after, wanted) in TRANSITIONS {
+        if *what != "create" {
+            driver.create(&volume, &spec).unwrap();
+            run(&driver, 1);
+            run(&driver, 2);
+        }
+        if *what == "stop" {
+            let started = driver.start(&volume, &spec, &mut || {}, &Job::default()).unwrap().unwrap();
+            write(&started.path, 3);
+        }
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "kill::child_of_the_test_of_kills", "--ignored", "--nocapture"])
+            .env("MGMT_TEST_LVM_KILL", format!("{} {} {what} {after}", pool.vg(), pool.lv()))
+            .output()
+            .unwrap();
+        let killed = std::os::unix::process::ExitStatusExt::signal(&child.status) == Some(9);
+        assert!(
+            killed,
+            "{what} {after}: {}{}",
+            String::from_utf8_lossy(&child.stdout),
+            String::from_utf8_lossy(&child.stderr)
+        );
+
+        let next = LvmDriver::new(pool.clone(), Tuning::default());
+        next.setup().unwrap();
+        next.recover(&volume, &spec).unwrap();
+        let left: Vec<_> =
+            disk.lvs().into_iter().filter(|lv| lv.ends_with("-snap") || lv.ends_with("-import")).collect();
+        assert_eq!(left, Vec::<String>::new(), "{what} {after}");
+        if !wanted.is_empty() {
+            let export = next.export(&volume, &spec).unwrap();
+            let mut byte = [0];
+            export.file().read_exact_at(&mut byte, 0).unwrap();
+            assert!(wanted.contains(&byte[0]), "{what} {after}: {byte:?}");
+        }
+        next.remove(&volume).unwrap();
+        assert_eq!(disk.lvs(), [pool.lv()], "{what} {after}");
+        println!("{what}, killed after change {after}: ok");
+    }
+}

@@ -1,0 +1,109 @@
+//! One long-lived `lvm` that is fed commands, against a process for each: both see what others do, and what each costs.
+
+use std::time::{Duration, Instant};
+
+use libvirt_qubes::ids::ByteSize;
+use libvirt_qubes::storage::lvm::{Failed, LvName, LvOp, Lvm, Resizing, Runner};
+
+use crate::thin_pool::run;
+use crate::{MIB, disk};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn lv(pool: &LvName, name: &str) -> LvName {
+    LvName::new(pool.vg().clone(), name).unwrap()
+}
+
+#[test]
+#[ignore = "needs the testbed's disk; run by cargo xtask test"]
+fn the_shell_sees_what_others_change_and_tells_failures_in_lvms_words() {
+    let disk = disk();
+    let pool = disk.make(64, &[]);
+    for lvm in [Lvm::new(LIMIT), Lvm::single(LIMIT)] {
+        let names = LvOp::Names { vg: pool.vg().clone(), bases: vec!["vm-a.b-root".to_owned()] };
+        assert!(lvm.run(&names).unwrap().is_empty());
+        let (mine, theirs) = (lv(&pool, "vm-a.b-root"), lv(&pool, "vm-a.b-root-snap"));
+        let create = LvOp::Create { lv: mine.clone(), pool: pool.clone(), size: ByteSize::bytes(4 * MIB) };
+        lvm.run(&create).unwrap();
+        assert!(mine.device().exists());
+        match lvm.run(&create) {
+            Err(Failed::Refused(why)) => assert!(why.contains("already exists"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        let other = ["lvcreate", "--yes", "--setactivationskip=n", "--type=thin", "--name=vm-a.b-root-snap"];
+        run(std::process::Command::new("lvm").args(other).arg(mine.to_string())).unwrap();
+        let seen = lvm.run(&names).unwrap();
+        let seen: Vec<_> =
+            seen.iter().map(|lv| (lv.name.as_str(), lv.origin.as_str(), lv.pool.as_str())).collect();
+        assert_eq!(seen, [("vm-a.b-root", "", pool.lv()), ("vm-a.b-root-snap", "vm-a.b-root", pool.lv())]);
+        let figures = lvm.run(&LvOp::Figures(vec![mine.clone()])).unwrap();
+        assert_eq!((figures[0].size, figures[0].data_percent), (4 * MIB, 0.0));
+        let report = lvm.run(&LvOp::Pool(pool.clone())).unwrap();
+        assert!(report[0].attributes.starts_with('t') && report[0].zeroes && report[0].extent == 4 * MIB);
+        assert_eq!(report[0].metadata.unwrap().0, 4 * MIB);
+
+        let held = std::fs::File::open(theirs.device()).unwrap();
+        match lvm.run(&LvOp::Remove(vec![theirs.clone()])) {
+            Err(Failed::Refused(why)) => assert!(why.contains("in use") || why.contains("used by"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        drop(held);
+        // Inactive ones are removed too.
+        run(std::process::Command::new("lvm").args(["lvchange", "--activate=n", &theirs.to_string()]))
+            .unwrap();
+        assert!(!theirs.device().exists());
+        lvm.run(&LvOp::Remove(vec![theirs])).unwrap();
+        lvm.run(&LvOp::Resize { lv: mine.clone(), size: ByteSize::bytes(12 * MIB), how: Resizing::Grow })
+            .unwrap();
+        lvm.run(&LvOp::Resize { lv: mine.clone(), size: ByteSize::bytes(8 * MIB), how: Resizing::Trim })
+            .unwrap();
+        let renamed = lv(&pool, "vm-c-root");
+        lvm.run(&LvOp::Rename { from: mine, to: renamed.clone() }).unwrap();
+        run(std::process::Command::new("lvm").args(["lvchange", "--activate=n", &renamed.to_string()]))
+            .unwrap();
+        lvm.run(&LvOp::Activate(renamed.clone())).unwrap();
+        let file = std::fs::File::options().write(true).open(renamed.device()).unwrap();
+        assert_eq!(lvm.lv_of(&file).as_ref(), Some(&renamed));
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 65536], 0).unwrap();
+        file.sync_all().unwrap();
+        assert!(lvm.discard(&renamed).is_ok(), "an open device is not held exclusively: it can be discarded");
+        drop(file);
+        assert_eq!(lvm.run(&LvOp::Figures(vec![renamed.clone()])).unwrap()[0].data_percent, 0.0);
+        lvm.run(&LvOp::Remove(vec![renamed])).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs the testbed's disk; run by cargo xtask test"]
+fn what_commands_cost_is_told() {
+    let disk = disk();
+    let pool = disk.make(64, &[]);
+    let (shell, single) = (Lvm::new(LIMIT), Lvm::single(LIMIT));
+    let (origin, snap) = (lv(&pool, "vm-a-root"), lv(&pool, "vm-a-root-snap"));
+    let size = ByteSize::bytes(4 * MIB);
+    shell.run(&LvOp::Create { lv: origin.clone(), pool: pool.clone(), size }).unwrap();
+    for others in [0, 60] {
+        for n in 0..others {
+            shell
+                .run(&LvOp::Create { lv: lv(&pool, &format!("vm-other{n}-root")), pool: pool.clone(), size })
+                .unwrap();
+        }
+        for (name, lvm) in [("one process for all", &shell), ("a process for each", &single)] {
+            let time = |op: LvOp| {
+                let start = Instant::now();
+                lvm.run(&op).unwrap();
+                start.elapsed().as_millis()
+            };
+            let mut rows = Vec::new();
+            for _ in 0..5 {
+                rows.push([
+                    time(LvOp::Names { vg: pool.vg().clone(), bases: vec!["vm-a-root".to_owned()] }),
+                    time(LvOp::Figures(vec![origin.clone()])),
+                    time(LvOp::Snapshot { of: origin.clone(), lv: snap.clone() }),
+                    time(LvOp::Remove(vec![snap.clone()])),
+                ]);
+            }
+            println!("{others} other LVs, {name}: ms for names, figures, snapshot, removal: {rows:?}");
+        }
+    }
+}
