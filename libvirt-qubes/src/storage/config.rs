@@ -89,7 +89,7 @@ impl DriverKind {
         let given = |option: DriverOption| options.get(option.name).map(String::as_str).unwrap_or_default();
         let dir = Path::new(given(DIR));
         Ok(match self {
-            Self::File => Arc::new(ImageDriver::file(dir)?),
+            Self::File => Arc::new(ImageDriver::file(dir)?.near_full(tuning.near_full_percent)),
             Self::LinuxKernel => Arc::new(KernelDriver::new(dir)?),
             Self::FileReflink => {
                 let check = match options.get(SETUP_CHECK.name).map(|v| v.to_ascii_lowercase()).as_deref() {
@@ -97,7 +97,7 @@ impl DriverKind {
                     Some("0" | "no" | "false" | "off") => SetupCheck::Skip,
                     Some(other) => return Err(bad(format!("{} is no boolean: {other}", SETUP_CHECK.name))),
                 };
-                Arc::new(ImageDriver::reflink(dir, check)?)
+                Arc::new(ImageDriver::reflink(dir, check)?.near_full(tuning.near_full_percent))
             }
             Self::LvmThin => {
                 let (vg, pool) = (given(VOLUME_GROUP), given(THIN_POOL));

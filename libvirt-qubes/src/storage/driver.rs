@@ -9,11 +9,11 @@
 //! driver lends for longer than a call (an import, an export) it guards by itself.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Export, ImportSize, ImportWriter, Job, Revision, RevisionId, VolumeId, VolumeSpec};
+use super::{Export, ImportSize, ImportWriter, Job, PoolPlace, Revision, RevisionId, VolumeId, VolumeSpec};
 use crate::config::Access;
 use crate::error::Result;
 use crate::ids::{ByteSize, KernelVersion};
@@ -74,20 +74,22 @@ pub struct PoolUsage {
     pub metadata: Option<(ByteSize, ByteSize)>,
 }
 
-/// Where a pool's data lies: two pools of one place would take each other's volumes for their own.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum PoolPlace {
-    /// A folder, without links in its path.
-    Folder(PathBuf),
-    /// A thin pool of LVM, `VG/POOL`.
-    ThinPool(String),
+impl PoolUsage {
+    /// How full it is of data, in percent with two digits behind the point.
+    pub fn data_percent(&self) -> f64 {
+        percent(self.usage, self.size)
+    }
+
+    /// The same of metadata.
+    pub fn metadata_percent(&self) -> Option<f64> {
+        self.metadata.map(|(size, usage)| percent(usage, size))
+    }
 }
 
-impl PoolPlace {
-    /// The folder that `path` leads to; of one that is not there yet, the path itself.
-    pub(super) fn folder(path: &Path) -> Self {
-        Self::Folder(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))
-    }
+fn percent(part: ByteSize, whole: ByteSize) -> f64 {
+    let (part, whole) = (u128::from(part.get()), u128::from(whole.get()));
+    let hundredths = (part * 10_000 + whole / 2).checked_div(whole).unwrap_or(0).min(10_000);
+    f64::from(u32::try_from(hundredths).unwrap_or(10_000)) / 100.0
 }
 
 /// What lies in a pool.
@@ -120,6 +122,11 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// Where it keeps its data.
     fn pool_place(&self) -> PoolPlace;
+
+    /// The folders that [`setup`](Driver::setup) makes where they are not there yet, each after the one that it lies in.
+    fn folders(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
     /// Checks that nothing of a volume of this name is there: no state, no revision, no leftover. To be asked before a
     /// caller notes down that from now on what lies there is its own, to be removed if it fails.

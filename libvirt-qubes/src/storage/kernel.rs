@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, Kernel, Kernels, PoolPlace, PoolUsage,
-    Recovered, Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec,
+    Recovered, Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec, place,
 };
 use crate::config::Access;
 use crate::error::{At, Error, Kind, Op, Result};
@@ -62,6 +62,7 @@ impl Driver for KernelDriver {
     }
 
     fn setup(&self) -> Result<()> {
+        place::needs_parent(&self.dir)?;
         match std::fs::create_dir(&self.dir) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && self.dir.is_dir() => Ok(()),
             made => made.at(Op::SetupPool, self.dir.display()),
@@ -81,6 +82,10 @@ impl Driver for KernelDriver {
 
     fn pool_place(&self) -> PoolPlace {
         PoolPlace::folder(&self.dir)
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        vec![self.dir.clone()]
     }
 
     fn vacant(&self, _id: &VolumeId) -> Result<()> {

@@ -4,6 +4,7 @@
 //! nothing but what names on disk say. [`Storage`] is the way in: it runs the blocking drivers on threads with a
 //! bound, and takes the locks of volumes. It knows no VM, no event and no database.
 
+mod backing;
 mod config;
 mod driver;
 mod image;
@@ -12,24 +13,27 @@ mod job;
 mod kernel;
 mod locks;
 pub mod lvm;
+mod place;
 mod pool;
 mod sparse;
 mod transfer;
 mod uses;
 mod volume;
+mod watermark;
 
 pub use config::{DriverKind, DriverOption, Need};
 pub use driver::{
-    Contents, Driver, Ending, Kernel, Kernels, PoolPlace, PoolUsage, Recovered, Resize, Revisions, Started,
-    VolumeInfo,
+    Contents, Driver, Ending, Kernel, Kernels, PoolUsage, Recovered, Resize, Revisions, Started, VolumeInfo,
 };
 pub use image::{ImageDriver, SetupCheck, Step};
 pub use import::Import;
 pub use job::{Job, Progress};
 pub use kernel::KernelDriver;
 pub use lvm::{LvmDriver, Tuning};
+pub use place::{Meeting, PoolPlace};
 pub use pool::{Limits, Storage, Volume};
 pub use transfer::{Export, ImportSize, ImportWriter};
 pub use volume::{
     Revision, RevisionId, RevisionsToKeep, Sharing, VolumeGroup, VolumeId, VolumeKind, VolumeSpec,
 };
+pub use watermark::is_near_full;

@@ -126,13 +126,6 @@ impl Storage {
         self.inner.pools.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// The pool that has its data where `driver` would have it.
-    pub fn pool_at_place_of(&self, driver: &dyn Driver) -> Option<PoolName> {
-        let place = driver.pool_place();
-        let pools = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner);
-        pools.iter().find(|(_, other)| other.pool_place() == place).map(|(name, _)| name.clone())
-    }
-
     /// The driver of a pool, to ask what it can. Its methods block.
     ///
     /// # Errors

@@ -357,7 +357,9 @@ fn a_place_that_cannot_share_blocks_is_refused_and_left_as_it_was() {
     assert!(!ImageDriver::can_share_blocks(memory.path()).unwrap());
     // The last folder is made, its parent is not.
     let deep = ImageDriver::file(&memory.path().join("no/pool")).unwrap();
-    assert_eq!(deep.setup().unwrap_err().kind(), Kind::NotFound);
+    let error = deep.setup().unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.report().contains("only the last part of the path is made"), "{}", error.report());
     // A file in its place is no folder.
     std::fs::write(memory.path().join("file"), "").unwrap();
     assert!(ImageDriver::file(&memory.path().join("file")).unwrap().setup().is_err());
@@ -393,6 +395,78 @@ fn a_running_guests_loop_device_grows_with_its_volume() {
     let sectors = std::fs::read_to_string(format!("/sys/block/{name}/size")).unwrap();
     device.detach().unwrap();
     assert_eq!(sectors.trim().parse::<u64>().unwrap() * 512, 16 * MIB);
+}
+
+#[test]
+fn above_the_watermark_what_takes_space_is_refused_and_nothing_else() {
+    let (dir, roomy) = file_pool();
+    let (id, shared, own) = (private(), spec(1, Sharing::Source), spec(0, Sharing::Private));
+    let empty: VolumeId = "appvms/empty/private".parse().unwrap();
+    for id in [&id, &empty] {
+        roomy.create(id, &shared).unwrap();
+    }
+    run(&roomy, &id, &shared, b"one");
+    run(&roomy, &id, &shared, b"two");
+    roomy.keep(&id, &shared, 1, &Job::default()).unwrap();
+    // No file system is less than 0 % full.
+    let full = ImageDriver::file(&dir.path().join("pool")).unwrap().near_full(0);
+    let folder = dir.path().join("pool/appvms/work");
+    let before = dateless(&folder);
+    let snapshot = VolumeSpec { kind: VolumeKind::Snapshot { source: id.clone() }, ..shared.clone() };
+    let other: VolumeId = "appvms/other/root".parse().unwrap();
+    let start = |id: &VolumeId, spec| full.start(id, spec, &mut || {}, &Job::default());
+    let export = full.export(&id, &shared).unwrap();
+    for refused in [
+        full.begin_import(&id, &shared, ImportSize::AsItComes).map(drop),
+        full.import_from(&other, &shared, &export, &Job::default()),
+        full.keep(&id, &shared, 2, &Job::default()).map(drop),
+        start(&id, &shared).map(drop),
+        start(&other, &snapshot).map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+        assert!(error.report().contains("from 0 % on what takes space is refused"), "{}", error.report());
+    }
+    drop(export);
+    full.stop(&other, &snapshot, Ending::NeverRan).unwrap();
+    full.remove(&other).unwrap();
+    assert_eq!(dateless(&folder), before);
+    assert_eq!(names(&dir.path().join("pool/appvms")), ["empty", "work"]);
+    // What is one hole, is renamed or is removed takes none.
+    run(&full, &empty, &shared, b"");
+    run(&full, &id, &own, b"in place");
+    full.create(&other, &own).unwrap();
+    full.remove(&other).unwrap();
+    run(&roomy, &id, &shared, b"three");
+    let revisions = full.revisions(&id).unwrap();
+    let (kept, automatic): (Vec<_>, Vec<_>) =
+        revisions.iter().map(|revision| &revision.id).partition(|id| id.as_str().starts_with('s'));
+    assert_eq!((kept.len(), automatic.len()), (1, 1));
+    for revision in automatic.into_iter().chain(kept) {
+        full.revert(&id, &shared, revision, &Job::default()).unwrap();
+    }
+}
+
+#[test]
+fn copies_that_share_blocks_are_made_above_the_watermark() {
+    let test = "copies_that_share_blocks_are_made_above_the_watermark";
+    let Some((xfs, roomy)) = reflink_pool(test) else { return };
+    let (id, spec) = (private(), spec(1, Sharing::Source));
+    roomy.create(&id, &spec).unwrap();
+    let full = roomy.near_full(0);
+    run(&full, &id, &spec, b"one");
+    let export = full.export(&id, &spec).unwrap();
+    let other: VolumeId = "appvms/other/private".parse().unwrap();
+    full.import_from(&other, &spec, &export, &Job::default()).unwrap();
+    full.keep(&id, &spec, 1, &Job::default()).unwrap();
+    // From another file system it is the data that is copied.
+    let (_dir, elsewhere) = file_pool();
+    elsewhere.create(&id, &spec).unwrap();
+    run(&elsewhere, &id, &spec, b"theirs");
+    let export = elsewhere.export(&id, &spec).unwrap();
+    let error = full.import_from(&other, &spec, &export, &Job::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::NoSpace);
+    assert_eq!(names(&xfs.path().join("pool/appvms")), ["other", "work"]);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::io::Errno;
 
+use super::Shared;
 use crate::error::{At, Op, Result};
 use crate::storage::sparse::{BLOCK, SparseWriter, next_data};
 use crate::storage::{Job, Progress};
@@ -27,6 +28,8 @@ pub(super) struct Copy<'a> {
     pub(super) source: &'a File,
     pub(super) size: u64,
     pub(super) method: Method,
+    /// The pool whose watermark a copy of data keeps to.
+    pub(super) within: Option<&'a Shared>,
     pub(super) op: Op,
     pub(super) what: &'a dyn std::fmt::Display,
     pub(super) job: &'a Job,
@@ -44,6 +47,11 @@ impl Copy<'_> {
     }
 
     fn data(&self, target: &File) -> Result<()> {
+        if let Some(pool) = self.within
+            && takes_space(self.source).at(self.op, self.what)?
+        {
+            pool.room(self.op, self.what)?;
+        }
         target.set_len(self.size).at(self.op, self.what)?;
         let mut offset = 0;
         while offset < self.size {
@@ -91,6 +99,12 @@ impl Copy<'_> {
         writer.finish(self.size).at(self.op, self.what)?;
         Ok(())
     }
+}
+
+/// Whether a copy of the data takes space: a file may be one hole; a block device does not tell.
+fn takes_space(source: &File) -> io::Result<bool> {
+    let metadata = source.metadata()?;
+    Ok(!metadata.is_file() || metadata.blocks() > 0)
 }
 
 /// Whether `target` shares all blocks of `source` now. `false`: these two files cannot.

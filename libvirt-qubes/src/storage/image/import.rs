@@ -99,6 +99,7 @@ impl ImageImport {
         if let ImportSize::Exactly(size) = size {
             Place::new(shared, id, Op::ImportVolume).whole_sectors(size)?;
         }
+        shared.room(Op::ImportVolume, id)?;
         let (target, file) = Target::begin(shared, id, spec)?;
         Ok(Self { target, size, writer: Some(SparseWriter::new(file)) })
     }
@@ -172,6 +173,7 @@ pub(super) fn copy_from(
         source: source.file(),
         size: source.size().get(),
         method: shared.method(),
+        within: Some(shared),
         op: Op::ImportVolume,
         what: id,
         job,

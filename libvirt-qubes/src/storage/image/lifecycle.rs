@@ -8,7 +8,7 @@ use mgmt_block::FileId;
 use super::copy::Method;
 use super::disk::Durability;
 use super::names::{self, Automatic, Image};
-use super::place::{CopyInto, Found, Place, is_untouched_copy, same_file};
+use super::place::{CopyInto, Found, NearFull, Place, is_untouched_copy, same_file};
 use crate::config::Access;
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
@@ -113,7 +113,11 @@ impl Place<'_> {
         }
         // The open file stays what it is, whatever becomes of the source now.
         release_source();
-        let how = CopyInto { method: self.shared.method(), durability: Durability::None };
+        let how = CopyInto {
+            method: self.shared.method(),
+            durability: Durability::None,
+            near_full: NearFull::Refused,
+        };
         self.copy(&export, &Image::Dirty, how, job)
     }
 
@@ -140,7 +144,11 @@ impl Place<'_> {
             tracing::warn!(volume = %self.id, "drops a prepared copy that is not of the present state");
             self.remove(&Image::Precache)?;
         }
-        let how = CopyInto { method: self.shared.method(), durability: Durability::DataFirst };
+        let how = CopyInto {
+            method: self.shared.method(),
+            durability: Durability::DataFirst,
+            near_full: NearFull::Refused,
+        };
         self.copy(&self.open_clean()?, &Image::Dirty, how, job)
     }
 
@@ -256,7 +264,11 @@ impl Place<'_> {
             return;
         }
         let copy = || {
-            let how = CopyInto { method: Method::Share, durability: Durability::DataFirst };
+            let how = CopyInto {
+                method: Method::Share,
+                durability: Durability::DataFirst,
+                near_full: NearFull::Refused,
+            };
             self.copy(&self.open_clean()?, &Image::Precache, how, &Job::default())
         };
         if let Err(e) = copy() {

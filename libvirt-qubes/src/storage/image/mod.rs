@@ -20,6 +20,12 @@
 //! *Written in place* means that the start renames clean to dirty and the stop renames it back. So names alone say
 //! what is going on: dirty without clean is a volume that cannot be a source now.
 //!
+//! ## Space
+//!
+//! Above the watermark ([`near_full`](ImageDriver::near_full)) what takes space is refused: imports, and copies that
+//! cannot share blocks, a start's and a kept state's included. What shares blocks or renames does not, nor does going
+//! back to a kept state, which may give more than it takes.
+//!
 //! A start looks for the unfinished only in its own volume; nothing else in the folder is ever touched.
 
 mod copy;
@@ -40,9 +46,11 @@ use self::copy::{Copy, Method};
 use self::disk::Disk;
 use self::place::Place;
 use super::uses::Uses;
+use super::watermark::Watermark;
 use super::{
     Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, PoolPlace, PoolUsage, Recovered, Resize,
     Revisions, RevisionsToKeep, Sharing, Started, VolumeGroup, VolumeId, VolumeInfo, VolumeSpec,
+    place as places,
 };
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::ids::{ByteSize, VmName};
@@ -75,6 +83,8 @@ struct Shared {
     flavour: Flavour,
     disk: Disk,
     uses: Uses,
+    near_full_percent: Option<u8>,
+    watermark: Watermark,
 }
 
 impl ImageDriver {
@@ -97,18 +107,27 @@ impl ImageDriver {
     fn new(dir: &Path, flavour: Flavour, disk: Disk) -> Result<Self> {
         let dir = std::path::absolute(dir)
             .map_err(|e| Error::new(Kind::Invalid, Op::SetupPool, dir.display()).because(e))?;
-        Ok(Self { shared: Arc::new(Shared { dir, flavour, disk, uses: Uses::default() }) })
+        Ok(Self::of(dir, flavour, disk, None))
+    }
+
+    fn of(dir: PathBuf, flavour: Flavour, disk: Disk, near_full_percent: Option<u8>) -> Self {
+        let (uses, watermark) = (Uses::default(), Watermark::default());
+        Self { shared: Arc::new(Shared { dir, flavour, disk, uses, near_full_percent, watermark }) }
+    }
+
+    /// The same pool, refusing what takes space while its file system is `percent` full. Before its first use.
+    #[must_use]
+    pub fn near_full(&self, percent: u8) -> Self {
+        let Shared { dir, flavour, disk, .. } = &*self.shared;
+        Self::of(dir.clone(), *flavour, disk.clone(), Some(percent))
     }
 
     /// The same pool, with `observer` told of each step on disk, on the thread that makes it. For tests of crashes:
     /// an observer that ends the process is a crash after that step.
     #[must_use]
     pub fn observed(&self, observer: impl Fn(&Step) + Send + Sync + 'static) -> Self {
-        let Shared { dir, flavour, .. } = &*self.shared;
-        let (dir, flavour) = (dir.clone(), *flavour);
-        Self {
-            shared: Arc::new(Shared { dir, flavour, disk: Disk::observed(observer), uses: Uses::default() }),
-        }
+        let Shared { dir, flavour, near_full_percent, .. } = &*self.shared;
+        Self::of(dir.clone(), *flavour, Disk::observed(observer), *near_full_percent)
     }
 
     /// Whether files below `dir` can share blocks. `dir` exists.
@@ -138,6 +157,31 @@ impl ImageDriver {
 }
 
 impl Shared {
+    fn usage(&self, op: Op) -> Result<PoolUsage> {
+        let figures = rustix::fs::statvfs(&self.dir).at(op, self.dir.display())?;
+        let bytes = |blocks: u64| ByteSize::bytes(blocks.saturating_mul(figures.f_frsize));
+        Ok(PoolUsage {
+            size: bytes(figures.f_blocks),
+            usage: bytes(figures.f_blocks.saturating_sub(figures.f_bfree)),
+            metadata: None,
+        })
+    }
+
+    /// Refuses what takes space where there is not much left.
+    fn room(&self, op: Op, what: &dyn std::fmt::Display) -> Result<()> {
+        let Some(mark) = self.near_full_percent else { return Ok(()) };
+        let percent = self.usage(op)?.data_percent();
+        if !self.watermark.is_reached(mark, percent) {
+            return Ok(());
+        }
+        let why = format!(
+            "the file system of {} is {percent} % full, from {mark} % on what takes space is refused; make it larger, or \
+             remove something",
+            self.dir.display()
+        );
+        Err(Error::new(Kind::NoSpace, op, what).because(why))
+    }
+
     fn method(&self) -> Method {
         match self.flavour {
             Flavour::File => Method::Data,
@@ -170,6 +214,7 @@ impl Driver for ImageDriver {
 
     fn setup(&self) -> Result<()> {
         let Shared { dir, flavour, disk, .. } = &*self.shared;
+        places::needs_parent(dir)?;
         let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
         if *flavour == Flavour::Reflink(SetupCheck::Probe) && !Self::can_share_blocks(dir)? {
             if made {
@@ -191,6 +236,11 @@ impl Driver for ImageDriver {
 
     fn pool_place(&self) -> PoolPlace {
         PoolPlace::folder(&self.shared.dir)
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        let dir = &self.shared.dir;
+        std::iter::once(dir.clone()).chain(VolumeGroup::ALL.map(|group| dir.join(group.as_str()))).collect()
     }
 
     fn vacant(&self, id: &VolumeId) -> Result<()> {
@@ -251,14 +301,7 @@ impl Driver for ImageDriver {
     }
 
     fn usage(&self) -> Result<Option<PoolUsage>> {
-        let dir = &self.shared.dir;
-        let figures = rustix::fs::statvfs(dir).at(Op::InspectStorage, dir.display())?;
-        let bytes = |blocks: u64| ByteSize::bytes(blocks.saturating_mul(figures.f_frsize));
-        Ok(Some(PoolUsage {
-            size: bytes(figures.f_blocks),
-            usage: bytes(figures.f_blocks.saturating_sub(figures.f_bfree)),
-            metadata: None,
-        }))
+        self.shared.usage(Op::InspectStorage).map(Some)
     }
 
     fn contents(&self) -> Result<Contents> {

@@ -214,7 +214,11 @@ impl<'a> Place<'a> {
         let path = self.path(image);
         let new = self.disk().begin(&path).at(self.op, path.display())?;
         let size = source.size().get();
-        Copy { source: source.file(), size, method: how.method, op: self.op, what: self.id, job }
+        let within = match how.near_full {
+            NearFull::Refused => Some(self.shared),
+            NearFull::Tried => None,
+        };
+        Copy { source: source.file(), size, method: how.method, within, op: self.op, what: self.id, job }
             .fill(new.file())?;
         let changed = source.file().metadata().and_then(|m| m.modified());
         let changed = changed.at(self.op, source.path().display())?;
@@ -238,4 +242,14 @@ impl<'a> Place<'a> {
 pub(super) struct CopyInto {
     pub(super) method: Method,
     pub(super) durability: Durability,
+    pub(super) near_full: NearFull,
+}
+
+/// What becomes of a copy that takes space in a pool that is nearly full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NearFull {
+    /// It is refused.
+    Refused,
+    /// It is made if there is room.
+    Tried,
 }

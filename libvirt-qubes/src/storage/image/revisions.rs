@@ -6,7 +6,7 @@ use super::ImageDriver;
 use super::copy::{self, Method};
 use super::disk::Durability;
 use super::names::{Automatic, Image, RevisionName};
-use super::place::{CopyInto, Place, same_file};
+use super::place::{CopyInto, NearFull, Place, same_file};
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
 use crate::storage::{Export, Job, Revision, RevisionId, Revisions, VolumeId, VolumeSpec};
@@ -101,7 +101,11 @@ impl Place<'_> {
                 found.revisions.retain(|(r, _)| r != revision);
             }
             Wanted::Kept(number) => {
-                let how = CopyInto { method: self.shared.method(), durability: Durability::DataFirst };
+                let how = CopyInto {
+                    method: self.shared.method(),
+                    durability: Durability::DataFirst,
+                    near_full: NearFull::Tried,
+                };
                 self.copy(&self.open_image(&Image::Kept { number: *number })?, &Image::Clean, how, job)?;
             }
         }
@@ -123,7 +127,11 @@ impl Place<'_> {
             return Err(self.refuse(Kind::AlreadyExists, format!("revision {id} is there already")));
         }
         let image = Image::Kept { number };
-        let how = CopyInto { method: self.shared.method(), durability: Durability::Durable };
+        let how = CopyInto {
+            method: self.shared.method(),
+            durability: Durability::Durable,
+            near_full: NearFull::Refused,
+        };
         if found.dirty.is_none() {
             self.copy(&self.open_clean()?, &image, how, job)?;
             return Ok(id);

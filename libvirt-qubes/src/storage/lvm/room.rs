@@ -5,7 +5,6 @@
 //! elsewhere) or metadata (every new LV) is refused, until use is five percent below it again. Removals and renames,
 //! and with them a stop's commit and a revert, need neither.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,9 +14,7 @@ use super::place::failure;
 use super::report::Lv;
 use crate::error::{Error, Kind, Op, Result};
 use crate::storage::VolumeId;
-
-/// Use falls so much below the watermark before the pool counts as having room again.
-const RELIEF: f64 = 5.0;
+use crate::storage::watermark::Watermark;
 
 /// What an operation takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +36,8 @@ pub(super) struct Geometry {
 #[derive(Debug, Default)]
 pub(super) struct Room {
     pool: Mutex<Option<(Instant, Lv)>>,
-    data_is_full: AtomicBool,
-    metadata_is_full: AtomicBool,
+    data: Watermark,
+    metadata: Watermark,
 }
 
 impl Shared {
@@ -83,12 +80,7 @@ impl Shared {
     /// Refuses what a nearly full pool has no room for.
     pub(super) fn room(&self, op: Op, id: &VolumeId, need: Need) -> Result<()> {
         let pool = self.pool_now(op)?;
-        let is_full = |flag: &AtomicBool, percent: f64| {
-            let mark = f64::from(self.tuning.near_full_percent);
-            let full = percent >= if flag.load(Ordering::Relaxed) { mark - RELIEF } else { mark };
-            flag.store(full, Ordering::Relaxed);
-            full
-        };
+        let is_full = |mark: &Watermark, percent| mark.is_reached(self.tuning.near_full_percent, percent);
         let refused = |what: &str, percent: f64, advice: String| {
             let why = format!(
                 "{what} of the thin pool {} is {percent} % full, from {} % on it is refused; {advice}, or remove volumes",
@@ -97,11 +89,11 @@ impl Shared {
             Err(Error::new(Kind::NoSpace, op, id).because(why))
         };
         let metadata = pool.metadata.map_or(0.0, |(_, percent)| percent);
-        if is_full(&self.room.metadata_is_full, metadata) {
+        if is_full(&self.room.metadata, metadata) {
             let advice = format!("make it larger with lvextend --poolmetadatasize +SIZE {}", self.pool);
             return refused("the metadata", metadata, advice);
         }
-        if is_full(&self.room.data_is_full, pool.data_percent) && need == Need::Data {
+        if is_full(&self.room.data, pool.data_percent) && need == Need::Data {
             let advice = format!("make it larger with lvextend --size +SIZE {}", self.pool);
             return refused("the data", pool.data_percent, advice);
         }

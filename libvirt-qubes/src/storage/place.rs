@@ -1,0 +1,135 @@
+//! Where pools have their data, and how the places of two pools lie to each other.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::backing;
+use crate::error::{Error, Kind, Op, Result};
+
+/// Where a pool's data lies: two pools of one place would take each other's volumes for their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PoolPlace {
+    /// A folder, without links in its path.
+    Folder(PathBuf),
+    /// A thin pool of LVM, `VG/POOL`.
+    ThinPool(String),
+}
+
+/// How a place lies to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meeting {
+    /// They are one.
+    Same,
+    /// It lies in the other.
+    Inside,
+    /// The other lies in it.
+    Around,
+}
+
+impl PoolPlace {
+    /// The folder that `path` leads to; of one that is not there yet, where it would be.
+    pub(super) fn folder(path: &Path) -> Self {
+        let there = std::fs::canonicalize(path).or_else(|error| match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok(std::fs::canonicalize(parent)?.join(name)),
+            _ => Err(error),
+        });
+        Self::Folder(there.unwrap_or_else(|_| path.to_owned()))
+    }
+
+    /// How this place lies to another. Looks at the disk: a folder may have two paths.
+    pub fn meets(&self, other: &Self) -> Option<Meeting> {
+        match (self, other) {
+            (Self::Folder(mine), Self::Folder(theirs)) => {
+                if mine == theirs || is_one_folder(mine, theirs) {
+                    Some(Meeting::Same)
+                } else if mine.starts_with(theirs) {
+                    Some(Meeting::Inside)
+                } else if theirs.starts_with(mine) {
+                    Some(Meeting::Around)
+                } else {
+                    None
+                }
+            }
+            (Self::ThinPool(mine), Self::ThinPool(theirs)) => (mine == theirs).then_some(Meeting::Same),
+            (Self::Folder(_), Self::ThinPool(_)) | (Self::ThinPool(_), Self::Folder(_)) => None,
+        }
+    }
+
+    /// How deep it lies: the innermost of several that lie in one another is the deepest.
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::Folder(path) => path.components().count(),
+            Self::ThinPool(_) => 0,
+        }
+    }
+
+    /// Whether what lies here takes space of a pool at that other place: it is a folder in there, or its file system
+    /// lies on an LV of that thin pool. Looks at the disk and at what the kernel tells of devices.
+    pub fn takes_space_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Folder(_), Self::Folder(_)) => self.meets(other) == Some(Meeting::Inside),
+            (Self::Folder(mine), Self::ThinPool(pool)) => {
+                backing::thin_pools(mine).iter().any(|backing| backing.to_string() == *pool)
+            }
+            (Self::ThinPool(_), _) => false,
+        }
+    }
+}
+
+/// By device and inode: a bind mount shows a folder under a second path.
+fn is_one_folder(a: &Path, b: &Path) -> bool {
+    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(a), Ok(b)) => id(a) == id(b),
+        _ => false,
+    }
+}
+
+/// Of a pool's path at most the last part is made.
+pub(super) fn needs_parent(dir: &Path) -> Result<()> {
+    match dir.parent() {
+        Some(parent) if !parent.is_dir() => {
+            let why =
+                format!("the folder {} must exist: only the last part of the path is made", parent.display());
+            Err(Error::new(Kind::NotFound, Op::SetupPool, dir.display()).because(why))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_meet_by_what_their_paths_lead_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| PoolPlace::folder(&dir.path().join(path));
+        std::fs::create_dir_all(dir.path().join("pool/appvms")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("pool"), dir.path().join("link")).unwrap();
+        for (mine, theirs, meeting) in [
+            ("pool", "pool", Some(Meeting::Same)),
+            ("link", "pool", Some(Meeting::Same)),
+            ("pool/../pool/.", "link", Some(Meeting::Same)),
+            ("link/new", "pool", Some(Meeting::Inside)),
+            ("pool", "link/appvms", Some(Meeting::Around)),
+            ("new", "pool", None),
+            ("pool2", "pool", None),
+            ("new", "new", Some(Meeting::Same)),
+            ("no/parent", "no/parent", Some(Meeting::Same)),
+        ] {
+            assert_eq!(at(mine).meets(&at(theirs)), meeting, "{mine} {theirs}");
+        }
+        assert!(at("link/new").takes_space_of(&at("pool")));
+        assert!(!at("pool").takes_space_of(&at("pool")));
+    }
+
+    #[test]
+    fn a_thin_pool_meets_itself_alone() {
+        let pool = |name: &str| PoolPlace::ThinPool(name.to_owned());
+        assert_eq!(pool("vg/a").meets(&pool("vg/a")), Some(Meeting::Same));
+        assert_eq!(pool("vg/a").meets(&pool("vg/ab")), None);
+        assert_eq!(pool("vg/a").meets(&PoolPlace::folder(Path::new("/vg/a"))), None);
+    }
+}
