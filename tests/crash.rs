@@ -16,8 +16,8 @@ use mgmt_tests::{Daemon, Socket, Start};
 /// More steps than any scenario has.
 const MOST: usize = 500;
 
-/// What a client can see: the VMs, and what of them lies on disk.
-type Seen = (Vec<String>, Vec<String>);
+/// What a client can see: the VMs, what of them lies on disk, and the pools with the folders in the state folder.
+type Seen = (Vec<String>, Vec<String>, Vec<String>);
 
 struct Scenario {
     /// Before: at rest.
@@ -62,15 +62,21 @@ fn seen(daemon: &Daemon) -> Seen {
             .collect::<Vec<_>>()
             .join("/")
     };
+    let pools = daemon.call("mgmt.pool.List", "dom0", "", b"").ok();
+    let folders = ["fast", "fast/appvms", "fast/vm-templates"];
+    let folders = folders.into_iter().filter(|folder| daemon.state().join(folder).exists());
     let kept = |name: &String| !name.contains("precache") && !name.contains('@');
     (
         names(daemon).into_iter().map(nameless).collect(),
         files(&pool(daemon)).into_iter().filter(kept).map(nameless).collect(),
+        pools.lines().chain(folders).map(str::to_owned).collect(),
     )
 }
 
-/// Asks, and gives what came until the connection ended, however it did.
+/// Asks, and gives what came until the connection ended, however it did. `STATE` is the state folder.
 fn ask(socket: &Socket, request: &str) -> Vec<u8> {
+    let state = socket.path().with_file_name("state");
+    let request = request.replace("STATE", state.to_str().unwrap());
     // It may be gone before it is asked.
     let Ok(mut stream) = UnixStream::connect(socket.path()) else { return Vec::new() };
     let mut answer = Vec::new();
@@ -122,7 +128,7 @@ fn sweep(scenario: &Scenario) {
         let request = if found == after { scenario.after } else { scenario.otherwise };
         until("what was held is free", || ask(daemon.socket(), request).starts_with(b"0\0"));
         if answer.starts_with(b"0\0") {
-            assert!(at > 2, "the steps were not counted");
+            assert!(at > 1, "the steps were not counted");
             return;
         }
     }
@@ -164,6 +170,23 @@ fn remove_vm() {
     let act = "mgmt.vm.Remove+ dom0 name work\0";
     let after = "mgmt.vm.Create.AppVM+base dom0 name dom0\0name=work label=red";
     sweep(&Scenario { prepare, act, otherwise: act, after });
+}
+
+#[test]
+fn add_pool() {
+    let act = "mgmt.pool.Add+file dom0 name dom0\0name=fast\ndir_path=STATE/fast\n";
+    sweep(&Scenario { prepare, act, otherwise: act, after: "mgmt.pool.Remove+fast dom0 name dom0\0" });
+}
+
+#[test]
+fn remove_pool() {
+    let add = "mgmt.pool.Add+file dom0 name dom0\0name=fast\ndir_path=STATE/fast\n";
+    let prepare = |daemon: &Daemon| {
+        let add = "mgmt.pool.Add+file dom0 name dom0\0name=fast\ndir_path=STATE/fast\n";
+        assert!(ask(daemon.socket(), add).starts_with(b"0\0"));
+    };
+    let act = "mgmt.pool.Remove+fast dom0 name dom0\0";
+    sweep(&Scenario { prepare, act, otherwise: act, after: add });
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //! = both                     the next request is sent under the other prefix too, with the same answer
 //! ```
 //!
-//! UUIDs but dom0's print as `UUID`, names of disposables as `dispN`, the daemon's folder as `DIR`, amounts of space that the disk decides as `N`.
+//! In requests `DIR` is the daemon's folder. In answers UUIDs but dom0's print as `UUID`, names of disposables as `dispN`, that folder as `DIR`, amounts of space that the disk decides as `N`.
 
 use mgmt_rpc::dispatch::Refusals;
 use mgmt_rpc::wire::Class;
@@ -161,7 +161,8 @@ fn play_on(daemon: &Daemon, name: &str, refusals: Refusals) {
                 requests.push(other_prefix(sent));
             }
             for sent in requests {
-                let answer = daemon.socket().raw(&unescape(&sent));
+                let answer =
+                    daemon.socket().raw(&unescape(&sent.replace("DIR", daemon.dir().to_str().unwrap())));
                 answers += 1;
                 let expected = if sent.starts_with("admin.") {
                     line.replace("'mgmt.", "'admin.")

@@ -110,6 +110,10 @@ pub fn event(event: &ModelEvent) -> Event {
         EventKind::PoolAdd { pool } => named("pool-add").with("pool", pool.as_str()),
         EventKind::PoolPreDelete { pool } => named("pool-pre-delete").with("pool", pool.as_str()),
         EventKind::PoolDelete { pool } => named("pool-delete").with("pool", pool.as_str()),
+        EventKind::PoolUsage { pool, kind, percent } => named("pool-usage")
+            .with("pool", pool.as_str())
+            .with("kind", kind.as_str())
+            .with("percent", percent.to_string()),
     }
 }
 
@@ -136,6 +140,7 @@ fn shown(value: &Shown) -> String {
 
 #[cfg(test)]
 mod tests {
+    use libvirt_qubes::qubes::UsageKind;
     use uuid::Uuid;
 
     use super::*;
@@ -195,6 +200,18 @@ mod tests {
             (
                 work(EventKind::DomainPreStart),
                 b"1\0work\0domain-pre-start\0start_guid\0True\0mem_required\0None\0\0",
+            ),
+            (
+                ModelEvent::system(EventKind::PoolDelete { pool: "fast".parse().unwrap() }),
+                b"1\0\0pool-delete\0pool\0fast\0\0",
+            ),
+            (
+                ModelEvent::system(EventKind::PoolUsage {
+                    pool: "fast".parse().unwrap(),
+                    kind: UsageKind::Metadata,
+                    percent: 91,
+                }),
+                b"1\0\0pool-usage\0pool\0fast\0kind\0metadata\0percent\091\0\0",
             ),
             (work(EventKind::FirewallChanged), b"1\0work\0firewall-changed\0\0"),
             (work(EventKind::DomainStart), b"1\0work\0domain-start\0start_guid\0True\0\0"),

@@ -6,6 +6,7 @@
 
 use libvirt_qubes::ids::VmName;
 use libvirt_qubes::qubes::{HostError, Owner, Refusal, User, ValueRule, Verb, VmClass};
+use libvirt_qubes::storage::Meeting;
 use libvirt_qubes::{Error, Kind, Op};
 
 use crate::failure::Failure;
@@ -265,6 +266,22 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
         Refusal::PoolExists { pool } => {
             exception(Class::QubesPoolInUseError, "Storage pool is in use: %s", [quoted(pool.as_str())])
         }
+        Refusal::PoolPlaceTaken { pool, meeting } => {
+            let format = match meeting {
+                Meeting::Same => "Storage pool is in use: same place as pool %s",
+                Meeting::Inside => "Storage pool is in use: the place lies inside that of pool %s",
+                Meeting::Around => "Storage pool is in use: the place of pool %s lies inside it",
+            };
+            exception(Class::QubesPoolInUseError, format, [quoted(pool.as_str())])
+        }
+        Refusal::UnknownPoolOptions { options } => {
+            let options = options.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            exception(Class::ProtocolError, "Unexpected driver options found: %s", [options])
+        }
+        Refusal::MissingPoolOptions { options } => {
+            exception(Class::QubesException, "missing required driver options: %s", [options.join(", ")])
+        }
+        Refusal::PoolOption { text } => plain(Class::QubesValueError, &text),
         Refusal::PoolInUse { pool, volumes_of, defaults } => {
             let mut reasons: Vec<String> = defaults.iter().map(|key| format!("set as {key}")).collect();
             let owners = names(&mut volumes_of.iter());

@@ -15,8 +15,8 @@ use libvirt_qubes::qubes::firewall::{Rule, xml};
 use libvirt_qubes::qubes::ids::{Colour, FeatureName, FeatureValue, LabelName, Tag};
 use libvirt_qubes::qubes::notes::NotesText;
 use mgmt_rpc::args::{
-    Create, CreateInPool, Device, DisposableAnswer, NewClone, NewVm, Preload, PropertyText, RuleLine,
-    RuleLines, ShutdownOptions,
+    Create, CreateInPool, Device, DisposableAnswer, Flag, NewClone, NewVm, PoolOptions, PoolRevisions,
+    Preload, PropertyText, RuleLine, RuleLines, ShutdownOptions,
 };
 use mgmt_rpc::untrusted::{Parse, Text};
 use mgmt_rpc::wire::{Answer, Event, Exception, Header, VmRef};
@@ -69,6 +69,8 @@ entries! {
     feature_value: printed::<FeatureValue>, ["", "1", "a b~", "\u{1}"];
     volume_name: printed::<VolumeName>, ["root", "private", "../x"];
     pool_name: printed::<PoolName>, ["varlibqubes", "a/b"];
+    pool_options: pool_options, ["name=fast\ndir_path=/srv/fast\n", "name=a\nrevisions_to_keep=-1", "name=\nname=b\n"];
+    pool_setting: pool_setting, ["-1", "007", "4294967296", "True"];
     kernel_version: printed::<KernelVersion>, ["6.1.62-1.fc37", "..", "a/b"];
     virtual_disk: printed::<Vdev>, ["xvda", "xvdzz", "sda1", "d16"];
     property_text: property_text, ["500", "a\nb", "\u{f6}"];
@@ -182,6 +184,23 @@ fn creation(bytes: &[u8]) {
         assert!(text.split(' ').any(|word| word == format!("name={name}")));
         assert!(text.split(' ').any(|word| word == format!("label={label}")));
         assert_eq!(name.parse::<VmName>().as_ref(), Ok(&new.name));
+    }
+}
+
+fn pool_options(bytes: &[u8]) {
+    if let Some(PoolOptions { name, options }) = parsed(bytes) {
+        let lines: String = options.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        let again = PoolOptions::parse(format!("{lines}name={name}\n").as_bytes());
+        assert_eq!(again, Ok(PoolOptions { name, options }));
+    }
+}
+
+fn pool_setting(bytes: &[u8]) {
+    if let Some(PoolRevisions(keep)) = parsed(bytes) {
+        assert_eq!(PoolRevisions::parse(keep.to_string().as_bytes()), Ok(PoolRevisions(keep)));
+    }
+    if let Some(Flag(flag)) = parsed(bytes) {
+        assert_eq!(Flag::parse(flag.to_string().as_bytes()), Ok(Flag(flag)));
     }
 }
 

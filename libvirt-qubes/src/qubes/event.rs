@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::ids::{FeatureName, FeatureValue, Tag};
+use super::pools::UsageKind;
 use super::refusal::Refusal;
 use super::value::Shown;
 use super::vm::Vm;
@@ -225,6 +226,15 @@ pub enum EventKind {
     PoolDelete {
         /// The pool.
         pool: PoolName,
+    },
+    /// A pool has got nearly full (system).
+    PoolUsage {
+        /// The pool.
+        pool: PoolName,
+        /// Of what.
+        kind: UsageKind,
+        /// How full, in percent.
+        percent: u8,
     },
 }
 

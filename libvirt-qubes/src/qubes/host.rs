@@ -59,6 +59,8 @@ pub struct Host {
     pub(super) attached: Attached,
     pub(super) figures: Figures,
     pub(super) rested: Rested,
+    /// Held while a pool is added or removed: storage and model have the same pools in between.
+    pub(super) pool_changes: tokio::sync::Mutex<()>,
     pub(super) config: HostConfig,
     /// Every operation that is under way.
     pub(super) tasks: TaskTracker,
@@ -119,6 +121,7 @@ impl Host {
             attached: Attached::default(),
             figures: Figures::default(),
             rested: Rested::default(),
+            pool_changes: tokio::sync::Mutex::default(),
             config,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

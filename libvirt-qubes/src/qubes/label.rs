@@ -136,6 +136,7 @@ mod tests {
             label: LabelIndex::new(index),
             dispid: None,
             volumes: Vec::new(),
+            pools: Vec::new(),
             references: Vec::new(),
             reason: "bad".to_owned(),
         }

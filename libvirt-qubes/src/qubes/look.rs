@@ -10,15 +10,14 @@ use uuid::Uuid;
 
 use super::class::VmClass;
 use super::host::Host;
-use super::pool::Pool;
+use super::pools::watch::PoolFigures;
 use super::property::Property;
 use super::refusal::HostError;
 use super::snapshot::{RunState, Snapshot};
 use super::stats::Samples;
 use super::vm::Vm;
 use crate::hypervisor::DomainInfo;
-use crate::ids::{MemoryMib, PoolName, VmName};
-use crate::storage::PoolUsage;
+use crate::ids::{MemoryMib, VmName};
 
 /// How old figures of running domains may be.
 const DOMAINS_EVERY: Duration = Duration::from_secs(1);
@@ -77,7 +76,7 @@ pub struct VmFigures {
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     domains: ArcSwap<HashMap<Uuid, DomainInfo>>,
-    pools: ArcSwap<HashMap<PoolName, PoolUsage>>,
+    pub(super) pools: PoolFigures,
     pub(super) samples: Samples,
 }
 
@@ -125,18 +124,6 @@ impl Host {
         }
     }
 
-    /// A pool as it is configured, with its space as it was last seen; `None` where that is not known, or the
-    /// pool holds no data.
-    ///
-    /// # Errors
-    /// No such pool.
-    pub fn pool(&self, name: &str) -> Result<(Arc<Pool>, Option<PoolUsage>), HostError> {
-        let seen = self.snapshot();
-        let pool = Arc::clone(seen.model.find_pool(name)?);
-        let usage = self.figures.pools.load().get(&pool.name).copied();
-        Ok((pool, usage))
-    }
-
     /// Looks at one VM's domain now.
     pub(super) async fn refresh_figures(&self, vm: Uuid) {
         if let Ok(info) = self.hypervisor.info(vm).await {
@@ -148,29 +135,16 @@ impl Host {
         }
     }
 
-    /// Looks at all pools now.
-    pub(super) async fn refresh_pools(&self) {
-        let mut usages = HashMap::new();
-        for pool in self.snapshot().model.pools() {
-            match self.storage.usage(&pool.name).await {
-                Ok(Some(usage)) => {
-                    usages.insert(pool.name.clone(), usage);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(pool = %pool.name, error = error.report(), "its space is not known")
-                }
-            }
-        }
-        self.figures.pools.store(Arc::new(usages));
-    }
-
     /// Keeps figures young, for the host's life.
     pub(super) async fn refresh(self: Arc<Self>) {
         let mut domains = tokio::time::interval(DOMAINS_EVERY);
         let mut pools = tokio::time::interval(self.config.tuning.refresh.max(Duration::from_secs(1)));
         domains.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         pools.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        {
+            let _alone = self.pool_changes.lock().await;
+            self.look_at_surroundings().await;
+        }
         loop {
             tokio::select! {
                 () = self.closing.cancelled() => return,

@@ -77,6 +77,7 @@ pub use device_class::DeviceClass;
 pub use event::{Device, DevicePort, EventKind, Force, ModelEvent, PropertyChange, Reason, Subject};
 pub use host::{Host, HostConfig};
 pub use look::{PowerState, VmFigures};
+pub use pools::{DriverInfo, NewPool, PoolView, UsageKind, drivers as pool_drivers};
 pub use refusal::{HostError, Owner, Refusal, User, ValueRule, Verb};
 pub use sequencer::EventLimits;
 pub use snapshot::{RunState, Snapshot};

@@ -32,6 +32,7 @@ pub struct Model {
     pools: imbl::OrdMap<u32, Arc<Pool>>,
     globals: imbl::OrdMap<Global, Value>,
     pending: imbl::OrdMap<PendingId, Arc<Pending>>,
+    folders: imbl::OrdSet<Arc<str>>,
     set_aside: imbl::Vector<Arc<SetAside>>,
     indexes: Indexes,
 }
@@ -54,6 +55,8 @@ pub struct SetAside {
     pub label: Option<LabelIndex>,
     /// The volumes that it keeps from others, by pool and name there.
     pub volumes: Vec<(PoolName, Arc<str>)>,
+    /// The pools that it uses, one of kernels too.
+    pub pools: Vec<PoolName>,
     /// The VMs that it refers to, and as what.
     pub references: Vec<(Uuid, Reference)>,
     /// What is wrong with it.
@@ -212,6 +215,11 @@ impl Model {
     /// Whether a Start of the VM is under way.
     pub fn start_pending(&self, vm: Uuid) -> bool {
         self.indexes.start_of(vm).is_some()
+    }
+
+    /// The folders that are being made for a pool which is not there yet; the outer ones first.
+    pub fn folders(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.folders.iter()
     }
 
     /// A number for a new row of `pending`, not used by any row of this model.
@@ -406,6 +414,14 @@ impl Model {
         Ok(())
     }
 
+    pub(super) fn put_folder(&mut self, folder: Arc<str>) {
+        self.folders.insert(folder);
+    }
+
+    pub(super) fn take_folder(&mut self, folder: &Arc<str>) -> Result<(), Inconsistent> {
+        self.folders.remove(folder).map(drop).ok_or_else(|| Inconsistent(format!("no folder {folder}")))
+    }
+
     pub(super) fn put_set_aside(&mut self, row: SetAside) {
         let row = Arc::new(row);
         self.indexes.note_set_aside(&row);
@@ -440,6 +456,7 @@ impl Model {
         self.vms.values().for_each(|vm| fresh.put_vm(vm.clone()));
         self.globals.iter().for_each(|(global, value)| fresh.put_global(*global, Some(value.clone())));
         self.pending.values().for_each(|row| fresh.put_pending(row.clone()));
+        self.folders.iter().for_each(|folder| fresh.put_folder(folder.clone()));
         fresh.indexes.seen_pending(self.indexes.last_pending());
         fresh
     }

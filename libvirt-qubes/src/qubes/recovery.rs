@@ -13,6 +13,7 @@ use super::diff::Diff;
 use super::host::Host;
 use super::operation::OperationKind;
 use super::pending::{Pending, PendingKind, PendingVolume, StartPhase, VolumeProgress};
+use super::pools;
 use super::refusal::HostError;
 use super::remove;
 use super::snapshot::{Run, RunState, Snapshot};
@@ -31,6 +32,7 @@ const AT_A_TIME: usize = 4;
 /// Takes over and puts right. Returns when the state of every VM is known; the volumes of halted VMs come to rest
 /// afterwards, each under its VM's lock.
 pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
+    pools::settle_folders(host).await;
     let domains = host.hypervisor.list().await?;
     let seen = host.snapshot();
     let pending: Vec<Arc<Pending>> = seen.model.pending().cloned().collect();

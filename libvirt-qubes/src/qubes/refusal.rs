@@ -15,6 +15,7 @@ use super::ids::{FeatureName, LabelName, Tag};
 use super::property::Property;
 use crate::error::Error;
 use crate::ids::{PoolName, VmName, VolumeName};
+use crate::storage::Meeting;
 
 /// Whose property it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,6 +182,28 @@ pub enum Refusal {
     PoolExists {
         /// The name.
         pool: PoolName,
+    },
+    /// Another pool has its data in the place that a new one should have, or around it, or within it.
+    PoolPlaceTaken {
+        /// The other pool.
+        pool: PoolName,
+        /// How the new place lies to the other's.
+        meeting: Meeting,
+    },
+    /// The driver has no such options.
+    UnknownPoolOptions {
+        /// Their names.
+        options: BTreeSet<String>,
+    },
+    /// The driver needs more options.
+    MissingPoolOptions {
+        /// Their names.
+        options: Vec<&'static str>,
+    },
+    /// The value of a pool's option is wrong; the text speaks of that value alone.
+    PoolOption {
+        /// What is wrong.
+        text: Cow<'static, str>,
     },
     /// A volume, or a global property, uses the pool.
     PoolInUse {

@@ -59,7 +59,7 @@ impl Host {
         self.committer.commit(move |seen| global::reset(seen, &name)).await
     }
 
-    async fn look_at_kernels(&self) {
+    pub(super) async fn look_at_kernels(&self) {
         let kernels = Arc::new(kernels(&self.storage, &self.kernel_pools()).await);
         self.sequencer.update(|_, cells| {
             let view = HostView { kernels, ..HostView::clone(&cells.host) };

@@ -8,8 +8,8 @@ use crate::wire::{Class, Exception};
 /// The volumes whose pool can be chosen.
 const VOLUMES: [&str; 4] = ["root", "private", "volatile", "kernel"];
 
-/// What a label's name is made of, in the words of the deployed daemon.
-const LABEL_CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+/// What names of labels and pools are made of, in the words of the deployed daemon.
+pub(super) const SAFE_CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
 
 /// The payload of `vm.Create.*`, which knows no pools.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,8 +140,8 @@ fn label_name(text: &str) -> Result<String, Exception> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return invalid("Label must not be a digit".to_owned());
     }
-    if !text.chars().all(|c| LABEL_CHARACTERS.contains(c)) {
-        return invalid(format!("Label must be in safe set: {LABEL_CHARACTERS}"));
+    if !text.chars().all(|c| SAFE_CHARACTERS.contains(c)) {
+        return invalid(format!("Label must be in safe set: {SAFE_CHARACTERS}"));
     }
     Ok(text.to_owned())
 }
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn the_first_parameter_that_is_wrong_is_told_in_the_deployed_words() {
         let form = "Parameters must be KEY=VALUE, separated by one space";
-        let safe = format!("Label must be in safe set: {LABEL_CHARACTERS}");
+        let safe = format!("Label must be in safe set: {SAFE_CHARACTERS}");
         for (text, class, message) in [
             ("", Class::ProtocolError, form),
             ("name=work  label=red", Class::ProtocolError, form),
@@ -206,7 +206,7 @@ mod tests {
                 assert_eq!(result, Err(Exception::plain(class, message)), "{text}");
             }
         }
-        assert_eq!(LABEL_CHARACTERS.len(), 65);
+        assert_eq!(SAFE_CHARACTERS.len(), 65);
     }
 
     #[test]

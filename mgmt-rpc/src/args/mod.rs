@@ -11,6 +11,7 @@ pub mod feature;
 pub mod firewall;
 pub mod label;
 mod notes;
+mod pool;
 pub mod property;
 pub mod shutdown;
 
@@ -20,5 +21,6 @@ pub use device::{BadDevice, Device, Port};
 pub use disposable::{DisposableAnswer, Preload};
 pub use feature::FeatureText;
 pub use firewall::{RuleLine, RuleLines};
+pub use pool::{Flag, PoolOptions, PoolRevisions};
 pub use property::PropertyText;
 pub use shutdown::ShutdownOptions;

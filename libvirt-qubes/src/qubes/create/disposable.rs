@@ -246,6 +246,7 @@ mod tests {
                 dispid,
                 label: None,
                 volumes: Vec::new(),
+                pools: Vec::new(),
                 references: Vec::new(),
                 reason: String::new(),
             });

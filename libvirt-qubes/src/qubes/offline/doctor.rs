@@ -110,6 +110,10 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
             format!("{kind}{phase}; settled at the next start"),
         );
     }
+    for folder in model.folders() {
+        let text = "made for a pool that was not added; removed at the next start if it is empty";
+        add(TroubleKind::Unfinished, folder, text.to_owned());
+    }
     for pool in model.pools() {
         match contents(pool) {
             Ok(Some((driver, contents))) => compare(model, pool, &*driver, &contents, &mut add),

@@ -53,6 +53,10 @@ impl Opened {
         if !pending.is_empty() {
             return some("operations under way", pending.len(), &pending);
         }
+        let folders: Vec<&str> = model.folders().map(|folder| &**folder).collect();
+        if !folders.is_empty() {
+            return some("folders of a pool that is being added", folders.len(), &folders);
+        }
         let labels: Vec<&str> = model.labels().skip(8).map(|label| label.name.as_str()).collect();
         if !labels.is_empty() {
             return some("labels of its own", labels.len(), &labels);

@@ -4,6 +4,7 @@
 //! row by itself, then what refers to others, against the whole model.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -53,6 +54,9 @@ pub(super) fn model(db: &Connection, name: &str) -> Result<Model> {
     }
     for row in &rows.pending {
         loading.pending(row, &rows);
+    }
+    for path in &rows.pending_folders {
+        loading.folder(path);
     }
     Ok(fitting(loading.model))
 }
@@ -109,6 +113,7 @@ pub(super) fn aside(table: &'static str, name: &str, reason: Bad) -> SetAside {
         dispid: None,
         label: None,
         volumes: Vec::new(),
+        pools: Vec::new(),
         references: Vec::new(),
         reason,
     }
@@ -190,6 +195,7 @@ impl Loading {
     /// What a VM's row keeps from others, should it be bad.
     fn reserved(&self, rows: &Rows, row: &VmRow) -> SetAside {
         let volumes = rows.volumes.get(&row.uuid).into_iter().flatten();
+        let pools = volumes.clone().filter_map(|volume| volume.pool.parse().ok()).collect();
         let references = rows.references.get(&row.uuid).into_iter().flatten();
         let references = references.filter_map(|(name, target)| {
             Some((canonical_uuid(target.as_deref()?).ok()?, Reference::Property(name.clone())))
@@ -208,6 +214,7 @@ impl Loading {
             volumes: volumes
                 .filter_map(|volume| Some((volume.pool.parse().ok()?, volume.vid.as_deref()?.into())))
                 .collect(),
+            pools,
             references: references.chain(devices).collect(),
             ..aside("vm", &row.name, Bad::new())
         }
@@ -349,7 +356,8 @@ impl Loading {
                 let vm = row.vm.as_deref().and_then(|uuid| canonical_uuid(uuid).ok());
                 let as_value = |vm| (vm, Reference::Property(row.name.clone()));
                 let references = vm.into_iter().map(as_value).collect();
-                self.set_aside(SetAside { references, ..aside("global", &row.name, reason) });
+                let pools = row.pool.as_deref().and_then(|pool| pool.parse().ok()).into_iter().collect();
+                self.set_aside(SetAside { references, pools, ..aside("global", &row.name, reason) });
             }
         }
     }
@@ -380,12 +388,14 @@ impl Loading {
         match self.judge_pending(row, volumes.clone()).and_then(|row| self.alone(row)) {
             Ok(row) => self.model.put_pending(Arc::new(row)),
             Err(reason) => {
+                let pools = volumes.clone().filter_map(|v| v.pool.parse().ok()).collect();
                 let volumes = volumes.filter_map(|v| Some((v.pool.parse().ok()?, v.vid.as_str().into())));
                 self.set_aside(SetAside {
                     uuid: canonical_uuid(&row.uuid).ok(),
                     qid: Some(row.qid),
                     dispid: row.dispid,
                     volumes: volumes.collect(),
+                    pools,
                     ..aside("pending", &row.name, reason)
                 });
             }
@@ -414,6 +424,14 @@ impl Loading {
         match row.volumes.iter().find(taken) {
             Some(volume) => Err(format!("its volume {} is another's", volume.vid)),
             None => Ok(row),
+        }
+    }
+
+    fn folder(&mut self, path: &str) {
+        if Path::new(path).is_absolute() {
+            self.model.put_folder(path.into());
+        } else {
+            self.set_aside(aside("pending_folder", path, "it is no absolute path".to_owned()));
         }
     }
 
@@ -558,6 +576,7 @@ fn fitting(model: Model) -> Model {
                 dispid: vm.dispid().map(|dispid| i64::from(dispid.get())),
                 label: Some(vm.label),
                 volumes: vm.volumes.iter().filter_map(|v| Some((v.pool.clone(), v.vid.clone()?))).collect(),
+                pools: vm.volumes.iter().map(|v| v.pool.clone()).collect(),
                 references: vm
                     .properties
                     .iter()

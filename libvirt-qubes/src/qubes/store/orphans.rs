@@ -31,6 +31,7 @@ pub(super) fn find(rows: &Rows) -> Vec<SetAside> {
             let places =
                 volumes.iter().filter_map(|v| Some((v.pool.parse().ok()?, v.vid.as_deref()?.into())));
             row.volumes = places.collect();
+            row.pools = volumes.iter().filter_map(|v| v.pool.parse().ok()).collect();
         });
     }
     for (vm, references) in of_nobody(&rows.references, &vms) {
@@ -58,6 +59,7 @@ pub(super) fn find(rows: &Rows) -> Vec<SetAside> {
     }
     for (id, volume) in rows.pending_volumes.iter().filter(|(id, _)| !operations.contains(id)) {
         add("pending_volume", &format!("operation {id}"), &|row| {
+            row.pools = volume.pool.parse().into_iter().collect();
             row.volumes =
                 volume.pool.parse().ok().map(|pool| (pool, volume.vid.as_str().into())).into_iter().collect();
         });

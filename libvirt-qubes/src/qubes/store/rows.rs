@@ -87,6 +87,7 @@ pub(super) struct Rows {
     pub globals: Vec<GlobalRow>,
     pub pending: Vec<PendingRow>,
     pub pending_volumes: Vec<(i64, PendingVolumeRow)>,
+    pub pending_folders: Vec<String>,
 }
 
 fn all<T>(
@@ -234,6 +235,7 @@ impl Rows {
                     Ok((r.get(0)?, row))
                 },
             )?,
+            pending_folders: all(db, "SELECT path FROM pending_folder", |r| text(r, 0))?,
         })
     }
 }

@@ -6,8 +6,13 @@ use super::error::AtStore;
 use crate::error::{Error, Kind, Op, Result};
 
 /// What makes version N of version N-1; the first makes it of an empty database.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("v1.sql"), include_str!("v2.sql"), include_str!("v3.sql"), include_str!("v4.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("v1.sql"),
+    include_str!("v2.sql"),
+    include_str!("v3.sql"),
+    include_str!("v4.sql"),
+    include_str!("v5.sql"),
+];
 
 /// Marks a database as ours (`PRAGMA application_id`): "QuMg".
 const APPLICATION: i32 = 0x5175_4d67;

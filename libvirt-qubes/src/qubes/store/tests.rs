@@ -157,6 +157,7 @@ fn of_version(version: usize) -> tempfile::TempDir {
         include_str!("v2_content.sql"),
         include_str!("v3_content.sql"),
         include_str!("v4_content.sql"),
+        include_str!("v5_content.sql"),
     ];
     assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
     let dir = tempfile::tempdir().unwrap();
@@ -180,6 +181,8 @@ fn a_state_of_every_version_keeps_its_rows_on_the_way_to_this_one() {
         assert_eq!((model.vm_count(), model.pending().count()), (4, 2), "{version}");
         let reserved = model.pending().next().unwrap().vm.dispid.map(Dispid::get);
         assert_eq!(reserved, (version >= 4).then_some(4712));
+        let folders: Vec<_> = model.folders().map(|folder| &**folder).collect();
+        assert_eq!(folders, if version >= 5 { ["/srv/fast", "/srv/fast/appvms"].as_slice() } else { &[] });
         let sys_net = model.vm_named("sys-net").unwrap();
         let assigned: Vec<_> = sys_net
             .assignments
@@ -306,6 +309,8 @@ fn a_bad_row_of_a_vm_is_set_aside_and_keeps_what_it_has() {
         assert!(!model.uuid_is_free(row.uuid.unwrap()), "{sql}");
         let free = model.free_qid().unwrap().get();
         assert_eq!(free, if sql.contains("70000") { 2 } else { 3 }, "{sql}");
+        let uses_kernels = row.pools.iter().any(|pool| pool.as_str() == "linux-kernel");
+        assert_eq!(uses_kernels, !sql.contains("gone"), "{sql}");
         if !sql.contains("gone") {
             assert!(model.occupant("varlibqubes", "appvms/work/private").is_some(), "{sql}");
         }
@@ -380,6 +385,7 @@ fn bad_labels_pools_globals_and_operations_are_set_aside() {
             "INSERT INTO global (name, vm) SELECT 'default_netvm', uuid FROM vm WHERE class = 'AppVM'",
             "global",
         ),
+        ("INSERT INTO pending_folder VALUES ('srv')", "pending_folder"),
         ("INSERT INTO pending VALUES (7, 'dance', NULL, 'x', 5, 'ghost', NULL)", "pending"),
     ] {
         let dir = filled();

@@ -76,6 +76,10 @@ pub enum Write {
     SetPool(Arc<Pool>),
     /// Removes a pool.
     RemovePool(PoolName),
+    /// Notes a folder that will be made for a pool; one that is noted stays so.
+    BeginFolder(Arc<str>),
+    /// Ends that: the folder is a pool's, or gone.
+    EndFolder(Arc<str>),
     /// Begins an operation.
     BeginPending(Arc<Pending>),
     /// Says how far an operation has come.
@@ -111,6 +115,8 @@ impl Write {
             Self::RemoveLabel(index) => label::remove(model, *index),
             Self::SetPool(pool) => pool::set(model, pool),
             Self::RemovePool(name) => pool::remove(model, name),
+            Self::BeginFolder(path) => pool::begin_folder(model, path),
+            Self::EndFolder(path) => model.take_folder(path),
             Self::BeginPending(row) => pending::begin(model, row),
             Self::AdvancePending(id, kind) => pending::advance(model, *id, *kind),
             Self::RecordVolume(id, volume, progress) => pending::record(model, *id, volume, *progress),
@@ -141,6 +147,8 @@ impl Write {
             Self::RemoveLabel(index) => label::delete(db, *index),
             Self::SetPool(pool) => pool::store(db, pool),
             Self::RemovePool(name) => pool::delete(db, name),
+            Self::BeginFolder(path) => pool::insert_folder(db, path),
+            Self::EndFolder(path) => pool::delete_folder(db, path),
             Self::BeginPending(row) => pending::insert(db, row),
             Self::AdvancePending(id, kind) => pending::store_kind(db, *id, *kind),
             Self::RecordVolume(id, volume, progress) => pending::store_volume(db, *id, volume, *progress),
@@ -348,6 +356,10 @@ mod tests {
             Write::BeginPending(Arc::new(run)),
             Write::FinishPending(PendingId::new(7)),
             Write::RemovePool("fast".parse().unwrap()),
+            Write::BeginFolder("/srv/fast".into()),
+            Write::BeginFolder("/srv/fast".into()),
+            Write::BeginFolder("/srv/fast/appvms".into()),
+            Write::EndFolder("/srv/fast".into()),
             Write::RemoveVm(a),
             Write::RemoveVm(d),
         ] {

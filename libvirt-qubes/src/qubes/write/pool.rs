@@ -39,3 +39,17 @@ pub(super) fn remove(model: &mut Model, name: &PoolName) -> Result<(), Inconsist
 pub(super) fn delete(db: &Connection, name: &PoolName) -> rusqlite::Result<()> {
     one(db.prepare_cached("DELETE FROM pool WHERE name = ?1")?.execute([name.as_str()])?)
 }
+
+pub(super) fn begin_folder(model: &mut Model, path: &Arc<str>) -> Result<(), Inconsistent> {
+    model.put_folder(path.clone());
+    Ok(())
+}
+
+pub(super) fn insert_folder(db: &Connection, path: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO pending_folder (path) VALUES (?1) ON CONFLICT (path) DO NOTHING";
+    db.prepare_cached(sql)?.execute([path]).map(drop)
+}
+
+pub(super) fn delete_folder(db: &Connection, path: &str) -> rusqlite::Result<()> {
+    one(db.prepare_cached("DELETE FROM pending_folder WHERE path = ?1")?.execute([path])?)
+}

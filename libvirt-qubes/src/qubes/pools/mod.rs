@@ -1,19 +1,43 @@
-//! From the model's pools to storage's, and the pools of a first start.
+//! Pools: from the model to storage, and what changes them.
+//!
+//! Adding one makes its folders, outside the database: a row of [`folders`] comes before they do and goes with the
+//! commit that puts the pool in; a start that finds one removes what was made and is empty. Removing one, and changing
+//! its options, touches nothing on disk.
+
+pub(super) mod adding;
+mod folders;
+mod options;
+mod removing;
+mod settings;
+#[cfg(test)]
+mod tests;
+pub(super) mod watch;
 
 use std::path::Path;
+use std::sync::Arc;
+
+pub(super) use folders::settle as settle_folders;
+pub use options::{DriverInfo, NewPool, drivers};
+pub use watch::{PoolView, UsageKind};
 
 use super::pool::Pool;
 use super::store::FirstStart;
 use crate::error::{At, Op, Result};
-use crate::storage::{DriverKind, ImageDriver, SetupCheck, Storage};
+use crate::storage::{Driver, DriverKind, ImageDriver, SetupCheck, Storage, Tuning};
 
-/// Takes a pool of the model into storage.
-pub(super) async fn add(storage: &Storage, pool: &Pool) -> Result<()> {
+/// The driver of a pool of the model. It touches no disk yet.
+fn driver(pool: &Pool, tuning: Tuning) -> Result<(DriverKind, Arc<dyn Driver>)> {
     let kind: DriverKind = pool.driver.parse().map_err(|bad: crate::ids::BadId| {
         crate::Error::new(crate::Kind::Unsupported, Op::SetupPool, &pool.name).because(bad)
     })?;
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    storage.add_pool(pool.name.clone(), kind.open(&options, storage.tuning())?).await
+    Ok((kind, kind.open(&options, tuning)?))
+}
+
+/// Takes a pool of the model into storage.
+pub(super) async fn add(storage: &Storage, pool: &Pool) -> Result<()> {
+    let (_, driver) = driver(pool, storage.tuning())?;
+    storage.add_pool(pool.name.clone(), driver).await
 }
 
 /// The pools of a first start: volumes by reflink where the file system can, else as sparse files; and an empty
@@ -23,7 +47,7 @@ pub(super) fn first(state: &Path, volumes: &Path) -> Result<FirstStart> {
     let volumes = std::path::absolute(volumes).at(Op::SetupPool, volumes.display())?;
     std::fs::create_dir_all(&kernels).at(Op::SetupPool, kernels.display())?;
     let reflink = ImageDriver::reflink(&volumes, SetupCheck::Probe)?;
-    let driver = match crate::storage::Driver::setup(&reflink) {
+    let driver = match reflink.setup() {
         Ok(()) => DriverKind::FileReflink,
         Err(error) => {
             tracing::info!(dir = %volumes.display(), error = error.report(), "no reflink here: driver file");
@@ -34,10 +58,12 @@ pub(super) fn first(state: &Path, volumes: &Path) -> Result<FirstStart> {
 }
 
 impl Pool {
-    /// The configuration as clients are shown it: every option that the driver has, given or by default.
+    /// The configuration as clients are shown it: what the driver was given, and what every pool has, given or by
+    /// default. What only matters when a pool is set up is not shown.
     pub fn shown_options(&self) -> Vec<(String, String)> {
+        let given = self.options.iter().filter(|(key, _)| !options::IS_HIDDEN.contains(&&***key));
         let mut shown: Vec<(String, String)> =
-            self.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+            given.map(|(key, value)| (key.to_string(), value.to_string())).collect();
         if &*self.driver != "linux-kernel" {
             let mut default = |key: &str, value: &str| {
                 if !shown.iter().any(|(known, _)| known == key) {

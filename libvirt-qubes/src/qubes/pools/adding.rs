@@ -1,0 +1,126 @@
+//! Adding a pool to a host that runs.
+
+use std::sync::Arc;
+
+use super::super::diff::{Diff, Refused};
+use super::super::event::{EventKind, ModelEvent};
+use super::super::host::Host;
+use super::super::model::Model;
+use super::super::pool::Pool;
+use super::super::refusal::{HostError, Refusal};
+use super::super::snapshot::Snapshot;
+use super::super::write::Write;
+use super::{NewPool, folders};
+use crate::error::{Error, Kind, Op};
+use crate::ids::PoolName;
+use crate::storage::{Driver, DriverKind, Meeting, PoolPlace, Tuning, VolumeGroup};
+
+impl Host {
+    /// Sets a pool up and adds it. It runs to its end, whether somebody waits or not.
+    ///
+    /// # Errors
+    /// The name is taken; another pool has its data there; the place cannot do what the driver needs. Nothing was
+    /// changed then, and nothing that was made is left.
+    pub async fn add_pool(self: &Arc<Self>, new: NewPool) -> Result<(), HostError> {
+        let host = Arc::clone(self);
+        let task = self.tasks.spawn(async move { host.add_pool_alone(new).await });
+        task.await.unwrap_or(Err(HostError::Bug))
+    }
+
+    async fn add_pool_alone(&self, new: NewPool) -> Result<(), HostError> {
+        let _alone = self.pool_changes.lock().await;
+        let seen = self.snapshot();
+        name_is_free(&seen.model, &new.name)?;
+        let options = new.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let driver = new.driver.open(&options, self.storage.tuning())?;
+        let (own, missing) = {
+            let (driver, kind, tuning) = (Arc::clone(&driver), new.driver, self.storage.tuning());
+            let look = tokio::task::spawn_blocking(move || look(&seen.model, kind, &*driver, tuning));
+            let looked = look.await;
+            looked.map_err(|join| Error::new(Kind::Backend, Op::SetupPool, &new.name).because(join))??
+        };
+        if !missing.is_empty() {
+            folders::begin(&self.committer, &missing).await?;
+        }
+        if let Err(error) = self.storage.add_pool(new.name.clone(), driver).await {
+            folders::undo(&self.committer, missing).await;
+            return Err(error.into());
+        }
+        let (name, is_of_kernels) = (new.name.clone(), new.driver == DriverKind::LinuxKernel);
+        let committed =
+            self.committer.commit(move |seen| add(seen, &new).map(|d| folders::end(seen, &own, d)));
+        if let Err(error) = committed.await {
+            self.storage.remove_pool(&name);
+            folders::undo(&self.committer, missing).await;
+            return Err(error);
+        }
+        if is_of_kernels {
+            self.look_at_kernels().await;
+        }
+        self.look_at_surroundings().await;
+        self.refresh_pool(&name).await;
+        Ok(())
+    }
+}
+
+type Folders = Vec<Arc<str>>;
+
+/// The driver's folders, and those of them that are not there. Blocks.
+fn look(
+    model: &Model,
+    kind: DriverKind,
+    driver: &dyn Driver,
+    tuning: Tuning,
+) -> Result<(Folders, Folders), Refusal> {
+    let place = driver.pool_place();
+    for pool in model.pools() {
+        // One that cannot be used keeps its place as far as that is known.
+        let Ok((theirs, other)) = super::driver(pool, tuning) else { continue };
+        match place.meets(&other.pool_place()) {
+            None => {}
+            Some(meeting) if may_meet((kind, &place), (theirs, &other.pool_place()), meeting) => {}
+            Some(meeting) => return Err(Refusal::PoolPlaceTaken { pool: pool.name.clone(), meeting }),
+        }
+    }
+    let folders = driver.folders();
+    let missing = folders.iter().filter(|folder| folder.symlink_metadata().is_err());
+    let text = |folder: &std::path::PathBuf| folder.to_str().map(Arc::from);
+    Ok((folders.iter().filter_map(text).collect(), missing.filter_map(text).collect()))
+}
+
+/// A pool of kernels may lie in a folder of volumes, as it does on a deployed system, beside the folders of VMs.
+fn may_meet(new: (DriverKind, &PoolPlace), old: (DriverKind, &PoolPlace), meeting: Meeting) -> bool {
+    let (inner, outer) = match meeting {
+        Meeting::Same => return false,
+        Meeting::Inside => (new, old),
+        Meeting::Around => (old, new),
+    };
+    let (PoolPlace::Folder(kernels), PoolPlace::Folder(volumes)) = (inner.1, outer.1) else { return false };
+    inner.0 == DriverKind::LinuxKernel
+        && outer.0 != DriverKind::LinuxKernel
+        && !VolumeGroup::ALL.iter().any(|group| kernels.starts_with(volumes.join(group.as_str())))
+}
+
+/// No pool has the name, nor one that was set aside.
+fn name_is_free(model: &Model, name: &PoolName) -> Result<(), Refusal> {
+    let set_aside = || model.set_aside().any(|row| row.table == "pool" && row.name == name.as_str());
+    if model.pool(name.as_str()).is_some() || set_aside() {
+        return Err(Refusal::PoolExists { pool: name.clone() });
+    }
+    Ok(())
+}
+
+/// Puts a pool in, as the last.
+pub(super) fn add(seen: &Snapshot, new: &NewPool) -> Result<Diff<()>, Refused> {
+    let model = &seen.model;
+    name_is_free(model, &new.name)?;
+    let last = model.pools().map(|pool| pool.position).max();
+    let pool = Pool {
+        name: new.name.clone(),
+        driver: new.driver.as_str().into(),
+        options: new.options.clone(),
+        position: last.map_or(1, |last| last.saturating_add(1)),
+    };
+    let added = EventKind::PoolAdd { pool: new.name.clone() };
+    Ok(Diff::new(()).write(Write::SetPool(Arc::new(pool))).event(ModelEvent::system(added)))
+}

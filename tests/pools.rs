@@ -1,0 +1,189 @@
+//! Pools that come and go while the daemon runs, on real folders and file systems.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use mgmt_tests::scene::{create, files, start, template, until};
+use mgmt_tests::{Answer, Daemon, Start};
+
+fn add(daemon: &Daemon, driver: &str, name: &str, options: &str) -> Answer {
+    let payload = format!("name={name}\n{options}");
+    daemon.call("mgmt.pool.Add", "dom0", driver, payload.as_bytes())
+}
+
+fn pools(daemon: &Daemon) -> Vec<String> {
+    daemon.call("mgmt.pool.List", "dom0", "", b"").ok().lines().map(str::to_owned).collect()
+}
+
+fn refused(answer: &Answer, class: &str, text: &str) {
+    let (got, message) = answer.exception();
+    assert!(got == class && message.contains(text), "{got}: {message}");
+}
+
+/// A file system in memory; unmounted when dropped.
+struct InMemory(tempfile::TempDir);
+
+impl InMemory {
+    fn new(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(dir.path())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            println!("skipped: cannot mount a tmpfs");
+        }
+        mounted.then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+#[test]
+fn a_pool_that_is_added_holds_vms_survives_a_restart_and_leaves_its_data_when_it_goes() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    let dir = daemon.dir().join("fast");
+    let options = format!("dir_path={}\n", dir.display());
+    let mut events = daemon.socket().events("dom0");
+    assert_eq!(add(&daemon, "file", "fast", &options).ok(), "");
+    let payload = b"name=work label=red pool:private=fast";
+    assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+    start(&daemon, "work");
+    assert!(dir.join("appvms/work/private-dirty.img").exists());
+    let daemon = daemon.terminate_and_restart();
+    assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel", "fast"]);
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    until("its volumes rest", || !dir.join("appvms/work/private-dirty.img").exists());
+    let remove = || daemon.call("mgmt.pool.Remove", "dom0", "fast", b"");
+    refused(&remove(), "QubesPoolInUseError", "Storage pool is in use: volumes of work");
+    assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    std::fs::write(dir.join("appvms/note"), "somebody's").unwrap();
+    let mut last = daemon.socket().events("dom0");
+    assert_eq!(remove().ok(), "");
+    assert_eq!(files(&dir), ["appvms/note"]);
+    assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel"]);
+    assert!(events.until("- pool-add").last().unwrap().contains("fast"));
+    let seen = last.until("- pool-delete");
+    assert!(seen.iter().any(|event| event.contains("pool-pre-delete")), "{seen:?}");
+    // The name is free, and the folder is a pool again.
+    assert_eq!(add(&daemon, "file", "fast", &options).ok(), "");
+}
+
+#[test]
+fn a_pool_that_a_damaged_vm_uses_stays() {
+    let daemon = Daemon::start();
+    template(&daemon);
+    let options = format!("dir_path={}\n", daemon.dir().join("fast").display());
+    assert_eq!(add(&daemon, "file", "fast", &options).ok(), "");
+    let options = format!("dir_path={}\n", daemon.dir().join("kernels").display());
+    assert_eq!(add(&daemon, "linux-kernel", "kernels", &options).ok(), "");
+    let payload = b"name=work label=red pool:private=fast pool:kernel=kernels";
+    assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+    create(&daemon, "other");
+    let daemon = daemon.kill_and_restart_edited(|state| {
+        let db = rusqlite::Connection::open(state.join("state.db")).unwrap();
+        db.execute("UPDATE vm SET class = 'CloudVM' WHERE name = 'work'", []).unwrap();
+    });
+    for pool in ["fast", "kernels"] {
+        let answer = daemon.call("mgmt.pool.Remove", "dom0", pool, b"");
+        refused(&answer, "QubesPoolInUseError", "Storage pool is in use: volumes of work");
+    }
+    assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel", "fast", "kernels"]);
+}
+
+#[test]
+fn a_refused_pool_leaves_nothing() {
+    let daemon = Daemon::start();
+    let at = |path: &str| daemon.dir().join(path);
+    let options = |path: &str| format!("dir_path={}\n", at(path).display());
+    assert_eq!(add(&daemon, "file", "fast", &options("fast")).ok(), "");
+    std::fs::create_dir(at("taken")).unwrap();
+    std::fs::write(at("taken/vm-templates"), "no folder").unwrap();
+    std::os::unix::fs::symlink(at("fast"), at("link")).unwrap();
+    std::os::unix::fs::symlink(at("nowhere"), at("dangling")).unwrap();
+    for (driver, path, class, text) in [
+        ("file", "taken", "StoragePoolException", "vm-templates"),
+        ("file", "link", "QubesPoolInUseError", "same place as pool 'fast'"),
+        ("file-reflink", "link/appvms", "QubesPoolInUseError", "lies inside that of pool 'fast'"),
+        ("file", "link/deep", "QubesPoolInUseError", "lies inside that of pool 'fast'"),
+        ("file", "dangling", "StoragePoolException", "dangling"),
+        ("linux-kernel", "dangling", "StoragePoolException", "dangling"),
+        ("file", "no/deep", "StoragePoolException", "must exist"),
+        ("linux-kernel", "no/deep", "StoragePoolException", "must exist"),
+        ("file", "state/state.db", "StoragePoolException", "state.db"),
+    ] {
+        refused(&add(&daemon, driver, "new", &options(path)), class, text);
+        assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel", "fast"], "{driver} {path}");
+    }
+    assert_eq!(files(&at("taken")), ["vm-templates"]);
+    assert!(!at("taken/appvms").exists() && !at("nowhere").exists() && !at("fast/deep").exists());
+    let noted = |state: &Path| {
+        let db = rusqlite::Connection::open(state.join("state.db")).unwrap();
+        db.query_row("SELECT count(*) FROM pending_folder", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    drop(daemon.kill_and_restart_edited(|state| assert_eq!(noted(state), 0)));
+}
+
+#[test]
+fn a_folder_that_is_mounted_twice_is_one_place() {
+    let Some(memory) = InMemory::new("4M") else { return };
+    let daemon = Daemon::start();
+    let second = daemon.dir().join("second");
+    std::fs::create_dir_all(memory.path().join("pool")).unwrap();
+    std::fs::create_dir(&second).unwrap();
+    let options = |path: &Path| format!("dir_path={}\n", path.display());
+    assert_eq!(add(&daemon, "file", "one", &options(&memory.path().join("pool"))).ok(), "");
+    let bound = Command::new("mount").arg("--bind").arg(memory.path().join("pool")).arg(&second).status();
+    assert!(bound.unwrap().success());
+    let answer = add(&daemon, "file", "two", &options(&second));
+    drop(Command::new("umount").arg(&second).status());
+    refused(&answer, "QubesPoolInUseError", "same place as pool 'one'");
+}
+
+#[test]
+fn a_pool_that_gets_nearly_full_is_told_of_and_refuses_what_takes_space() {
+    let Some(memory) = InMemory::new("32M") else { return };
+    let daemon = Start::new().config("[storage]\nrefresh_s = 1\n").start();
+    template(&daemon);
+    let options = format!("dir_path={}\n", memory.path().join("pool").display());
+    assert_eq!(add(&daemon, "file", "small", &options).ok(), "");
+    let payload = b"name=work label=red pool=small";
+    assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+    let private = memory.path().join("pool/appvms/work/private.img");
+    let mut private = std::fs::OpenOptions::new().write(true).open(private).unwrap();
+    private.write_all(&[1; 4096]).unwrap();
+    let mut events = daemon.socket().events("dom0");
+    std::fs::write(memory.path().join("filler"), vec![1; 30 << 20]).unwrap();
+    let told = events.until("- pool-usage");
+    let told = told.last().unwrap();
+    for word in ["small", "data", "percent"] {
+        assert!(told.contains(word), "{told}");
+    }
+    let usage = daemon.call("mgmt.pool.UsageDetails", "dom0", "small", b"").ok();
+    assert!(usage.starts_with(&format!("data_size={}\ndata_usage=", 32 << 20)), "{usage}");
+    // What copies data is refused, and what does not is done.
+    let answer = daemon.call("mgmt.vm.Clone", "work", "", b"name=copy");
+    refused(&answer, "StoragePoolException", "on what takes space is refused");
+    assert!(!memory.path().join("pool/appvms/copy").exists());
+    assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    // Room again, and full again: told of again.
+    std::fs::remove_file(memory.path().join("filler")).unwrap();
+    until("there is room again", || {
+        let info = daemon.call("mgmt.pool.UsageDetails", "dom0", "small", b"").ok();
+        let usage = info.lines().find_map(|line| line.strip_prefix("data_usage=")).unwrap();
+        usage.parse::<u64>().unwrap() < 16 << 20
+    });
+    std::fs::write(memory.path().join("filler"), vec![1; 30 << 20]).unwrap();
+    events.until("- pool-usage");
+}
