@@ -87,6 +87,7 @@ pub const CONTRACTS: &[Contract] = contracts![
     data::an_import_becomes_the_state_as_a_whole,
     data::an_import_of_unknown_length_gives_the_volume_its_size,
     data::an_import_makes_a_volume_that_is_not_there,
+    data::what_somebody_else_writes_is_what_has_come,
     data::a_broken_off_import_leaves_nothing,
     data::too_much_and_too_little_data_are_refused,
     data::an_import_excludes_what_would_disturb_it,

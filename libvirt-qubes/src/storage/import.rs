@@ -1,5 +1,7 @@
 //! An import as async callers see it.
 
+use std::path::PathBuf;
+
 use super::pool::{Lane, Storage};
 use super::{ImportWriter, Job, Volume};
 use crate::error::{Error, Kind, Op, Result};
@@ -56,6 +58,14 @@ impl Import {
     /// As [`ImportWriter::skip`]; the import is given up then.
     pub async fn skip(&mut self, length: ByteSize) -> Result<()> {
         self.with_writer(move |writer| writer.skip(length)).await
+    }
+
+    /// Lets somebody else write, and gives the path to write to; see [`ImportWriter::hand_out`].
+    ///
+    /// # Errors
+    /// As there; the import is given up then.
+    pub async fn hand_out(&mut self) -> Result<PathBuf> {
+        self.with_writer(|writer| writer.hand_out()).await
     }
 
     /// Makes what came the volume's state and returns its size. Waits for the volume's lock.

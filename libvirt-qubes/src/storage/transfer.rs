@@ -35,6 +35,14 @@ pub trait ImportWriter: Send {
     /// As [`write`](ImportWriter::write).
     fn skip(&mut self, length: ByteSize) -> Result<()>;
 
+    /// Lets somebody else write, in the place of [`write`](ImportWriter::write) and [`skip`](ImportWriter::skip): gives
+    /// the path of the file or device where the data goes, which has the announced size and reads as zeros. What lies
+    /// there at [`finish`](ImportWriter::finish) is what has come.
+    ///
+    /// # Errors
+    /// `Unsupported` where nobody else can be let; `Invalid` without an announced size, or after data has come.
+    fn hand_out(&mut self) -> Result<PathBuf>;
+
     /// All has come: makes it durable, then the volume's committed state, the former one a revision under the
     /// usual retention. Returns the volume's size.
     ///

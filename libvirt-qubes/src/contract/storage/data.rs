@@ -63,6 +63,35 @@ pub(super) fn an_import_makes_a_volume_that_is_not_there(pool: &Pool) {
     assert_eq!(pool.committed(&copy, &spec, 4096), vec![5; 4096]);
 }
 
+pub(super) fn what_somebody_else_writes_is_what_has_come(pool: &Pool) {
+    let (volume, spec) = (id("vm-templates/fedora/root"), origin());
+    pool.holding(&volume, &spec, b"old!");
+    let size = ImportSize::Exactly(ByteSize::bytes(2 * SIZE));
+    let mut import = begin(pool, &volume, &spec, size);
+    let path = match import.hand_out() {
+        // Where nobody else can be let, that is said.
+        Err(e) if e.kind() == Kind::Unsupported => return drop(import),
+        path => must(path, "hand out"),
+    };
+    must_fail(import.write(b"x"), Kind::Invalid);
+    write(&path, 2 * SIZE - 4, b"last");
+    assert_eq!(pool.committed(&volume, &spec, 4), b"old!");
+    assert_eq!(must(import.finish(), "finish").get(), 2 * SIZE);
+    let holds_it = || {
+        let export = must(pool.driver.export(&volume, &spec), "export");
+        assert_eq!(export.size().get(), 2 * SIZE);
+        assert_eq!(read_file(export.file(), 0, 4), [0; 4]);
+        assert_eq!(read_file(export.file(), 2 * SIZE - 4, 4), b"last");
+    };
+    holds_it();
+    let mut import = begin(pool, &volume, &spec, size);
+    write(&must(import.hand_out(), "hand out"), 0, b"never");
+    must(import.abort(), "abort");
+    holds_it();
+    let mut import = begin(pool, &volume, &spec, ImportSize::AsItComes);
+    must_fail(import.hand_out(), Kind::Invalid);
+}
+
 pub(super) fn a_broken_off_import_leaves_nothing(pool: &Pool) {
     let spec = origin();
     let (there, absent) = (id("vm-templates/fedora/root"), id("vm-templates/debian/root"));

@@ -1,5 +1,6 @@
 //! Data from outside: it goes to `V-import.img`, and is committed as a whole.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Shared;
@@ -15,8 +16,10 @@ use crate::storage::{Export, ImportSize, ImportWriter, Job, VolumeId, VolumeSpec
 pub(super) struct ImageImport {
     target: Target,
     size: ImportSize,
-    /// `None` once all is written.
+    /// `None` once all is written, or somebody else writes.
     writer: Option<SparseWriter>,
+    /// The length of the file that somebody else writes.
+    handed_out: Option<u64>,
 }
 
 /// The claim on a volume, and its import file, which goes unless it is committed.
@@ -101,7 +104,7 @@ impl ImageImport {
         }
         shared.room(Op::ImportVolume, id)?;
         let (target, file) = Target::begin(shared, id, spec)?;
-        Ok(Self { target, size, writer: Some(SparseWriter::new(file)) })
+        Ok(Self { target, size, writer: Some(SparseWriter::new(file)), handed_out: None })
     }
 
     /// The writer, if there is room for `more`.
@@ -133,7 +136,35 @@ impl ImportWriter for ImageImport {
         skipped.at(Op::ImportVolume, &self.target.id)
     }
 
+    fn hand_out(&mut self) -> Result<PathBuf> {
+        let at_start = self.room(0)?.position() == 0;
+        let place = self.target.place();
+        let ImportSize::Exactly(size) = self.size else {
+            return Err(place.refuse(Kind::Invalid, "the size is not known"));
+        };
+        if !at_start {
+            return Err(place.refuse(Kind::Invalid, "data has come already"));
+        }
+        let size = place.whole_sectors(size)?;
+        if let Some(writer) = self.writer.take() {
+            writer.finish(size.get()).at(Op::ImportVolume, &self.target.id)?;
+        }
+        self.handed_out = Some(size.get());
+        Ok(place.path(&Image::Import))
+    }
+
     fn finish(mut self: Box<Self>) -> Result<ByteSize> {
+        if let Some(size) = self.handed_out {
+            let place = self.target.place();
+            let path = place.path(&Image::Import);
+            let length = std::fs::metadata(&path).at(Op::ImportVolume, path.display())?.len();
+            if length != size {
+                let why = format!("its file was left with {length} bytes, {size} were expected");
+                return Err(place.refuse(Kind::Invalid, why));
+            }
+            self.target.commit()?;
+            return Ok(ByteSize::bytes(size));
+        }
         let came = ByteSize::bytes(self.room(0)?.position());
         let place = self.target.place();
         match self.size {

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Shared;
@@ -25,6 +26,8 @@ pub(super) struct LvmImport {
     size: ImportSize,
     /// Of the LV; it grows with what comes.
     room: u64,
+    /// Whether somebody else writes.
+    is_handed_out: bool,
 }
 
 /// The claim on a volume, and its import LV, which goes unless it is committed.
@@ -141,7 +144,7 @@ impl LvmImport {
         })?;
         let mut target = Target::begin(shared, id, spec)?;
         let writer = target.make(room)?;
-        Ok(Self { target, size, room: room.get(), writer: Some(writer) })
+        Ok(Self { target, size, room: room.get(), writer: Some(writer), is_handed_out: false })
     }
 
     /// The writer, when the LV has room for `more`.
@@ -178,7 +181,34 @@ impl ImportWriter for LvmImport {
         skipped.at(Op::ImportVolume, &self.target.id)
     }
 
+    fn hand_out(&mut self) -> Result<PathBuf> {
+        let at_start = self.room(0)?.position() == 0;
+        let place = self.target.place()?;
+        let ImportSize::Exactly(_) = self.size else {
+            return Err(place.refuse(Kind::Invalid, "the size is not known"));
+        };
+        if !at_start {
+            return Err(place.refuse(Kind::Invalid, "data has come already"));
+        }
+        if !self.target.shared.geometry(Op::ImportVolume)?.zeroes {
+            let why = "the thin pool does not wipe its chunks: only the daemon itself writes to it, send the data there";
+            return Err(place.refuse(Kind::Unsupported, why));
+        }
+        let path = self.target.shared.runner.device(&place.names.lv(Role::Import));
+        drop(self.writer.take());
+        self.is_handed_out = true;
+        Ok(path)
+    }
+
     fn finish(mut self: Box<Self>) -> Result<ByteSize> {
+        if self.is_handed_out {
+            let place = self.target.place()?;
+            let path = self.target.shared.runner.device(&place.names.lv(Role::Import));
+            let file =
+                OpenOptions::new().read(true).write(true).open(&path).at(Op::ImportVolume, path.display())?;
+            self.target.commit(file)?;
+            return Ok(ByteSize::bytes(self.room));
+        }
         let came = ByteSize::bytes(self.room(0)?.position());
         let place = self.target.place()?;
         match self.size {
