@@ -121,6 +121,8 @@ pub enum Op {
     ReadKernel,
     /// Attaching a file to a loop device, or freeing it.
     LoopDevice,
+    /// Calling a service in a guest.
+    CallService,
     /// Reading or writing the store of the model.
     Store,
 }
@@ -154,6 +156,7 @@ impl fmt::Display for Op {
             Self::InspectStorage => "inspect storage",
             Self::Recover => "recover",
             Self::ReadKernel => "read kernel",
+            Self::CallService => "call service",
             Self::LoopDevice => "set up loop device",
             Self::Store => "access store",
         })

@@ -14,6 +14,7 @@ pub mod event;
 pub mod exec;
 pub mod hypervisor;
 pub mod ids;
+pub mod qrexec;
 #[cfg(feature = "qubes")]
 pub mod qubes;
 pub mod sim;

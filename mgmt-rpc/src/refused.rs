@@ -146,6 +146,7 @@ fn class_of(error: &Error) -> Option<Class> {
         | Op::HostInfo
         | Op::Xenstore
         | Op::Recover
+        | Op::CallService
         | Op::LoopDevice => Some(match error.kind() {
             Kind::NoMemory => Class::QubesMemoryError,
             Kind::TimedOut if error.op() == Op::ShutdownDomain => Class::QubesVMShutdownTimeoutError,

@@ -18,7 +18,7 @@
 //! ```toml
 //! [[rule]]
 //! vm = "work"                 # a name, or "*" (the default)
-//! step = "create"             # create pause unpause shutdown destroy attach-disk detach-disk
+//! step = "create"             # create pause unpause shutdown destroy attach-disk detach-disk service
 //! times = 1                   # how often; always when left out; counted anew when the script is read
 //! percent = 100               # how likely
 //! # what happens, one or more of:
@@ -39,6 +39,7 @@ mod disk;
 mod domains;
 mod event_source;
 mod host_info;
+mod qrexec;
 mod record;
 mod rules;
 mod script;

@@ -66,6 +66,7 @@ enum Step {
     Destroy,
     AttachDisk,
     DetachDisk,
+    Service,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -139,8 +140,8 @@ impl Written {
             .write
             .map(|Write { vdev, offset, text, after_ms }| (after_ms, GuestAct::Write { vdev, offset, text }));
         for (ms, act) in endings.chain(writes) {
-            if matches!(self.step, Step::Destroy | Step::Pause) {
-                return Err("a guest does nothing after the steps pause and destroy".into());
+            if matches!(self.step, Step::Destroy | Step::Pause | Step::Service) {
+                return Err("a guest does nothing after the steps pause, destroy and service".into());
             }
             rule = rule.guest(Duration::from_millis(ms), act);
         }
@@ -171,6 +172,7 @@ impl Step {
             Self::Destroy => Op::DestroyDomain,
             Self::AttachDisk => Op::AttachDisk,
             Self::DetachDisk => Op::DetachDisk,
+            Self::Service => Op::CallService,
         }
     }
 }
