@@ -121,7 +121,7 @@ fn a_daemon_starts_on_a_store_with_a_bad_row_in_any_table() {
         ),
         (
             format!(
-                "INSERT INTO volume VALUES ({nobody}, 'root', 1, 'varlibqubes', 'appvms/x/root', 'origin', 1, 'rw', NULL, NULL)"
+                "INSERT INTO volume VALUES ({nobody}, 'root', 1, 'varlibqubes', 'appvms/x/root', 'origin', 1, 'rw', NULL, NULL, 0)"
             ),
             Log("\"volume\""),
         ),

@@ -38,6 +38,9 @@ pub enum PendingKind {
     Remove,
     /// A VM is being started. The VM is in the model.
     Start(StartPhase),
+    /// A volume's data is being replaced from outside. The VM is in the model. The drivers' names on disk tell how far
+    /// that came; start-up ends the row when the VM's volumes are at rest and the model has their sizes.
+    Import,
     /// A disposable runs, from the end of its Start until what follows from its own end is done. Start-up does that
     /// where it finds no domain of it.
     Run,
@@ -100,7 +103,7 @@ impl PendingKind {
     pub const fn reserves(self) -> bool {
         match self {
             Self::Create | Self::CreateTemplate | Self::Clone | Self::Remove => true,
-            Self::Start(_) | Self::Run => false,
+            Self::Start(_) | Self::Import | Self::Run => false,
         }
     }
 
@@ -112,6 +115,7 @@ impl PendingKind {
             Self::Remove => ("remove", None),
             Self::Start(StartPhase::Building) => ("start", Some("building")),
             Self::Start(StartPhase::Unpausing) => ("start", Some("unpausing")),
+            Self::Import => ("import", None),
             Self::Run => ("run", None),
         }
     }
@@ -124,6 +128,7 @@ impl PendingKind {
             Self::Remove,
             Self::Start(StartPhase::Building),
             Self::Start(StartPhase::Unpausing),
+            Self::Import,
             Self::Run,
         ]
         .into_iter()

@@ -29,4 +29,6 @@ pub struct VolumeConfig {
     pub revisions_to_keep: Option<i32>,
     /// Whether it is encrypted with a key that nobody keeps; `None`: the pool's rule.
     pub ephemeral: Option<bool>,
+    /// The number of the last explicit snapshot that was made of it; 0: none was. Numbers are never used again.
+    pub last_snapshot: u64,
 }

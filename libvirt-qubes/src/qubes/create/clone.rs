@@ -177,6 +177,7 @@ mod tests {
             access: Access::ReadOnly,
             revisions_to_keep: Some(5),
             ephemeral: Some(false),
+            last_snapshot: 2,
         };
         let device = AssignedDevice {
             class: "usb".parse().unwrap(),
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(tags(&copy), expected);
         let renamed = |volume: &Arc<VolumeConfig>| {
             let vid = volume.vid.as_ref().map(|vid| vid.replace("/work/", "/copy/").into());
-            VolumeConfig { vid, ..VolumeConfig::clone(volume) }
+            VolumeConfig { vid, last_snapshot: 0, ..VolumeConfig::clone(volume) }
         };
         let expected: Vec<_> = work.volumes.iter().map(renamed).collect();
         assert_eq!(copy.volumes.iter().map(|v| VolumeConfig::clone(v)).collect::<Vec<_>>(), expected);

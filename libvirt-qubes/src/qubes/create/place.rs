@@ -43,12 +43,18 @@ impl Placing<'_> {
                 access: like.map_or(usual.access, |like| like.access),
                 revisions_to_keep: None,
                 ephemeral: like.and_then(|like| like.ephemeral),
+                last_snapshot: 0,
             });
         }
         for extra in template.into_iter().flat_map(|template| &template.volumes) {
             if !volumes.iter().any(|volume| volume.name == extra.name) {
                 let pool = self.pool_for(&new.pools, template, &extra.name, extra.kind, Some(extra))?;
-                volumes.push(VolumeConfig { pool, vid: None, ..VolumeConfig::clone(extra) });
+                volumes.push(VolumeConfig {
+                    pool,
+                    vid: None,
+                    last_snapshot: 0,
+                    ..VolumeConfig::clone(extra)
+                });
             }
         }
         if let Pools::Each(named) = &new.pools
@@ -63,10 +69,29 @@ impl Placing<'_> {
     pub(super) fn copies(&self, of: &Vm) -> Result<Vec<Arc<VolumeConfig>>, Refusal> {
         let copy = |volume: &Arc<VolumeConfig>| {
             // What a volume is made of is listed, so that a new field cannot be forgotten here.
-            let VolumeConfig { name, pool, vid: _, kind, size, access, revisions_to_keep, ephemeral } =
-                VolumeConfig::clone(volume);
-            let copy =
-                VolumeConfig { name, pool, vid: None, kind, size, access, revisions_to_keep, ephemeral };
+            let VolumeConfig {
+                name,
+                pool,
+                vid: _,
+                kind,
+                size,
+                access,
+                revisions_to_keep,
+                ephemeral,
+                last_snapshot: _,
+            } = VolumeConfig::clone(volume);
+            let copy = VolumeConfig {
+                name,
+                pool,
+                vid: None,
+                kind,
+                size,
+                access,
+                revisions_to_keep,
+                ephemeral,
+                // Explicit snapshots are not copied.
+                last_snapshot: 0,
+            };
             self.placed(copy).map(Arc::new)
         };
         of.volumes.iter().map(copy).collect()

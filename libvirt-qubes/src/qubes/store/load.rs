@@ -346,6 +346,8 @@ impl Loading {
                 .filter(|n| n.is_none_or(|n| n >= -1))
                 .ok_or("revisions_to_keep")?,
             ephemeral: row.ephemeral.map(|flag| flag != 0),
+            last_snapshot: u64::try_from(row.last_snapshot)
+                .map_err(|_| "negative number of its snapshots")?,
         })
     }
 

@@ -24,6 +24,7 @@ pub(super) struct VolumeRow {
     pub access: String,
     pub revisions_to_keep: Option<i64>,
     pub ephemeral: Option<i64>,
+    pub last_snapshot: i64,
 }
 
 /// A row of `global`.
@@ -154,7 +155,8 @@ impl Rows {
             })?,
             volumes: of_vm(
                 db,
-                "SELECT vm, name, pool, vid, kind, size, access, revisions_to_keep, ephemeral
+                "SELECT vm, name, pool, vid, kind, size, access, revisions_to_keep, ephemeral,
+                    last_snapshot
                  FROM volume ORDER BY vm, position",
                 |r| {
                     Ok(VolumeRow {
@@ -166,6 +168,7 @@ impl Rows {
                         access: text(r, 6)?,
                         revisions_to_keep: r.get(7)?,
                         ephemeral: r.get(8)?,
+                        last_snapshot: r.get(9)?,
                     })
                 },
             )?,

@@ -158,6 +158,7 @@ fn of_version(version: usize) -> tempfile::TempDir {
         include_str!("v3_content.sql"),
         include_str!("v4_content.sql"),
         include_str!("v5_content.sql"),
+        include_str!("v6_content.sql"),
     ];
     assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
     let dir = tempfile::tempdir().unwrap();
@@ -184,6 +185,8 @@ fn a_state_of_every_version_keeps_its_rows_on_the_way_to_this_one() {
         let folders: Vec<_> = model.folders().map(|folder| &**folder).collect();
         assert_eq!(folders, if version >= 5 { ["/srv/fast", "/srv/fast/appvms"].as_slice() } else { &[] });
         let sys_net = model.vm_named("sys-net").unwrap();
+        let root = model.vm_named("debian").unwrap().volume("root").unwrap();
+        assert_eq!(root.last_snapshot, if version >= 6 { 4 } else { 0 });
         let assigned: Vec<_> = sys_net
             .assignments
             .iter()

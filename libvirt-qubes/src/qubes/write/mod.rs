@@ -225,6 +225,7 @@ mod tests {
                 access: Access::ReadOnly,
                 revisions_to_keep: Some(-1),
                 ephemeral: Some(false),
+                last_snapshot: 3,
             })
         };
         let debian = vm(&testing::snapshot_of(model.clone()), "debian", VmClass::TemplateVm, None);
@@ -243,6 +244,7 @@ mod tests {
             volumes: Vec::new(),
         };
         let run = Pending { id: PendingId::new(7), kind: PendingKind::Run, ..start.clone() };
+        let import = Pending { id: PendingId::new(8), kind: PendingKind::Import, ..start.clone() };
         let planned = |volume: &str| PendingVolume {
             volume: name(volume),
             pool: "fast".parse().unwrap(),
@@ -355,6 +357,8 @@ mod tests {
             Write::FinishPending(PendingId::new(6)),
             Write::BeginPending(Arc::new(run)),
             Write::FinishPending(PendingId::new(7)),
+            Write::BeginPending(Arc::new(import)),
+            Write::FinishPending(PendingId::new(8)),
             Write::RemovePool("fast".parse().unwrap()),
             Write::BeginFolder("/srv/fast".into()),
             Write::BeginFolder("/srv/fast".into()),

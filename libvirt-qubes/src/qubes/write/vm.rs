@@ -82,11 +82,13 @@ pub(in super::super) fn store_volume(
     vm: Uuid,
     volume: &VolumeConfig,
 ) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO volume (vm, name, position, pool, vid, kind, size, access, revisions_to_keep, ephemeral)
-        VALUES (?1, ?2, (SELECT coalesce(max(position), 0) + 1 FROM volume WHERE vm = ?1), ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+    let sql = "INSERT INTO volume (vm, name, position, pool, vid, kind, size, access, revisions_to_keep, ephemeral,
+            last_snapshot)
+        VALUES (?1, ?2, (SELECT coalesce(max(position), 0) + 1 FROM volume WHERE vm = ?1), ?3, ?4, ?5, ?6, ?7, ?8, ?9,
+            ?10)
         ON CONFLICT (vm, name) DO UPDATE SET pool = excluded.pool, vid = excluded.vid, kind = excluded.kind,
             size = excluded.size, access = excluded.access, revisions_to_keep = excluded.revisions_to_keep,
-            ephemeral = excluded.ephemeral";
+            ephemeral = excluded.ephemeral, last_snapshot = excluded.last_snapshot";
     one(db.prepare_cached(sql)?.execute(params![
         vm.to_string(),
         volume.name.as_str(),
@@ -97,6 +99,7 @@ pub(in super::super) fn store_volume(
         access_word(volume.access),
         volume.revisions_to_keep,
         volume.ephemeral,
+        integer(volume.last_snapshot)?,
     ])?)
 }
 

@@ -104,6 +104,7 @@ impl Resolving<'_> {
             access: if access { Access::ReadWrite } else { Access::ReadOnly },
             revisions_to_keep: revisions,
             ephemeral,
+            last_snapshot: 0,
         })
     }
 
