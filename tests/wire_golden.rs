@@ -272,6 +272,11 @@ fn calls_on_pools() {
 }
 
 #[test]
+fn calls_on_volumes() {
+    play("volume");
+}
+
+#[test]
 fn calls_on_block_devices() {
     play("block");
 }

@@ -102,6 +102,20 @@ pub fn event(event: &ModelEvent) -> Event {
         }
         EventKind::DomainStopped => named("domain-stopped"),
         EventKind::DomainShutdown => named("domain-shutdown"),
+        EventKind::DomainCmdPreRun => named("domain-cmd-pre-run").with("start_guid", "False"),
+        EventKind::DomainImportVolume { name, source } => {
+            named("domain-import-volume").with("name", name.as_ref()).with("source", source.as_str())
+        }
+        EventKind::VolumeImportBegin { volume, size } => {
+            named("domain-volume-import-begin").with("volume", volume.as_ref()).with("size", size.to_string())
+        }
+        EventKind::VolumeImportEnd { volume, success } => named("domain-volume-import-end")
+            .with("volume", volume.as_ref())
+            .with("success", if *success { "True" } else { "False" }),
+        EventKind::VolumeProgress { volume, done, total } => named("volume-progress")
+            .with("volume", volume.as_ref())
+            .with("done", done.to_string())
+            .with("total", total.to_string()),
         EventKind::DevicePreAttach(attached) => device("device-pre-attach", attached),
         EventKind::DeviceAttach(attached) => device("device-attach", attached),
         EventKind::DevicePreDetach(detached) => port("device-pre-detach", detached),

@@ -4,6 +4,8 @@
 //! Classes and texts are the deployed daemon's (a reason may follow where it gives none). Names of other VMs
 //! are left out where the caller may not see them.
 
+mod volume;
+
 use libvirt_qubes::ids::VmName;
 use libvirt_qubes::qubes::{HostError, Owner, Refusal, User, ValueRule, Verb, VmClass};
 use libvirt_qubes::storage::Meeting;
@@ -45,6 +47,12 @@ pub fn failure(error: HostError, reader: Reader<'_>) -> Failure {
             Exception::new(Class::QubesException, format, [quoted(vm.as_str())]).into()
         }
         HostError::Limit { name, value } => crate::failure::limit_reached(name, value).into(),
+        HostError::ResizeInGuest { volume, error } => exception(
+            Class::StoragePoolException,
+            "Online resize of volume %s failed (you need to resize filesystem manually): %s",
+            [volume.to_string(), words(&error, reader.causes)],
+        )
+        .into(),
         HostError::Bug => Failure::internal("a change to the model panicked; the log has the place"),
     }
 }
@@ -62,6 +70,7 @@ pub fn unsaved(error: HostError, format: &'static str, reader: Reader<'_>) -> Fa
         | HostError::Step { .. }
         | HostError::CalledOff { .. }
         | HostError::Limit { .. }
+        | HostError::ResizeInGuest { .. }
         | HostError::Bug) => failure(other, reader),
     }
 }
@@ -223,6 +232,8 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             let fields = [quoted(&format!("{vm} volumes"))];
             return Failure::Absent(exception(Class::PermissionDenied, "Argument not in %s", fields));
         }
+
+        Refusal::Volume(refusal) => return volume::refused(refusal),
 
         Refusal::LabelNotFound { label } => {
             exception(Class::QubesLabelNotFoundError, "Label does not exist: %s", [label])

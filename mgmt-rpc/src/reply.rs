@@ -45,6 +45,8 @@ pub enum Content {
     Property(PropertyValue),
     /// The values of properties, each on a line with its name.
     Properties(Vec<(&'static str, PropertyValue)>),
+    /// What is known of a volume.
+    Volume(Box<VolumeLines>),
     /// The default of a property.
     PropertyDefault {
         /// Its type, as [`PropertyValue::kind`].
@@ -65,6 +67,68 @@ pub struct VmLine {
     pub state: &'static str,
     /// Its UUID; `admin` alone shows it.
     pub uuid: Uuid,
+}
+
+/// What is known of a volume, of which each document has its own choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the keys of the answer; docs/calls.md says what they are")]
+#[expect(clippy::struct_excessive_bools, reason = "as above")]
+pub struct VolumeLines {
+    pub pool: String,
+    pub vid: String,
+    pub size: u64,
+    pub usage: u64,
+    pub rw: bool,
+    pub internal: bool,
+    pub source: String,
+    pub path: String,
+    pub save_on_stop: bool,
+    pub snap_on_start: bool,
+    pub revisions_to_keep: i64,
+    pub ephemeral: bool,
+    pub is_outdated: Option<bool>,
+}
+
+impl VolumeLines {
+    fn deployed(&self) -> String {
+        let mut pairs = vec![
+            ("pool", self.pool.clone()),
+            ("vid", self.vid.clone()),
+            ("size", self.size.to_string()),
+            ("usage", self.usage.to_string()),
+            ("rw", true_false(self.rw)),
+            ("source", self.source.clone()),
+            ("path", self.path.clone()),
+            ("save_on_stop", true_false(self.save_on_stop)),
+            ("snap_on_start", true_false(self.snap_on_start)),
+            ("revisions_to_keep", self.revisions_to_keep.to_string()),
+            ("ephemeral", true_false(self.ephemeral)),
+        ];
+        pairs.extend(self.is_outdated.map(|outdated| ("is_outdated", true_false(outdated))));
+        lines_of(&pairs)
+    }
+
+    fn seed(&self) -> String {
+        lines_of(&[
+            ("pool", self.pool.clone()),
+            ("vid", self.vid.clone()),
+            ("size", self.size.to_string()),
+            ("usage", self.usage.to_string()),
+            ("rw", true_false(self.rw)),
+            ("internal", true_false(self.internal)),
+            ("source", self.source.clone()),
+            ("save_on_stop", true_false(self.save_on_stop)),
+            ("snap_on_start", true_false(self.snap_on_start)),
+        ])
+    }
+}
+
+fn true_false(flag: bool) -> String {
+    if flag { "True" } else { "False" }.to_owned()
+}
+
+fn lines_of(pairs: &[(&str, String)]) -> String {
+    pairs.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
 /// What `property.Get` answers.
@@ -151,6 +215,7 @@ pub fn deployed(content: &Content) -> Vec<u8> {
                 text.push_str(&format!("{name} {value}\n"));
             }
         }
+        Content::Volume(volume) => text.push_str(&volume.deployed()),
         Content::PropertyDefault { kind, text: value } => text.push_str(&format!("type={kind} {value}")),
     }
     text.into_bytes()
@@ -171,6 +236,7 @@ pub fn seed(content: &Content) -> Vec<u8> {
             let line = |vm: &VmLine| format!("{} class={} state={}\n", vm.name, vm.class, vm.state);
             vms.iter().map(line).collect::<String>().into_bytes()
         }
+        Content::Volume(volume) => volume.seed().into_bytes(),
         Content::Property(value) => {
             format!("default={} type={} {}", yes_no(value.origin), value.kind, value.text).into_bytes()
         }
@@ -192,6 +258,7 @@ pub fn seed_untyped(content: &Content) -> Vec<u8> {
         | Content::Lines(_)
         | Content::Pairs(_)
         | Content::Vms(_)
+        | Content::Volume(_)
         | Content::Properties(_)
         | Content::PropertyDefault { .. } => seed(content),
     }

@@ -89,7 +89,9 @@ entries! {
     device: device, ["dom0+/var/tmp/x%20y", "sys-usb+2-1", "dom0+/a/../b"];
     call: dispatch::call, ["mgmt.vm.List+ dom0 name dom0\0", "admin.vm.property.Set+memory dom0 name work\x00500",
         "mgmt.vm.Create.RemoteVM+ dom0 name dom0\0name=far label=red", "admin.label.Get+red dom0 keyword adminvm\0",
-        "admin.vm.property.Get+label work name dom0\0", "mgmt.vm.Remove+ dom0 name far\0"];
+        "admin.vm.property.Get+label work name dom0\0", "mgmt.vm.Remove+ dom0 name far\0",
+        "mgmt.pool.volume.Revert+varlibqubes dom0 name dom0\0appvms/work/private s1",
+        "mgmt.vm.volume.Set.revisions_to_keep+private dom0 name work\0-1"];
 }
 
 /// The entry of that name.

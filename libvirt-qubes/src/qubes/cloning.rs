@@ -16,6 +16,7 @@ use super::refusal::{HostError, Refusal};
 use super::snapshot::Run;
 use super::start::no_turn;
 use super::vm::Vm;
+use super::volume::VolumeConfig;
 use super::volumes;
 use crate::error::{Kind, Op, Result};
 use crate::ids::{VmName, VolumeName};
@@ -49,13 +50,17 @@ impl Host {
         task.await.unwrap_or(Err(HostError::Bug))
     }
 
-    /// Opens the last committed state of each volume of a VM that is kept, all of one run.
-    async fn open_volumes(&self, vm: &Arc<Vm>) -> Result<Vec<(VolumeName, Export)>, HostError> {
+    /// Opens the last committed state of each volume of a VM that is kept, or of one of them, all of one run.
+    pub(super) async fn open_volumes(
+        &self,
+        vm: &Arc<Vm>,
+        only: Option<&VolumeName>,
+    ) -> Result<Vec<(VolumeName, Export)>, HostError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
             let before = self.snapshot().run(vm.uuid).cloned();
-            let opened = self.open_each(vm).await;
+            let opened = self.open_each(vm, only).await;
             let after = self.snapshot().run(vm.uuid).cloned();
             let same = |run: &Run| after.as_ref().is_some_and(|now| now.domid == run.domid && !now.is_over());
             let ended =
@@ -75,10 +80,13 @@ impl Host {
         }
     }
 
-    async fn open_each(&self, vm: &Arc<Vm>) -> Result<Vec<(VolumeName, Export)>> {
+    async fn open_each(&self, vm: &Arc<Vm>, only: Option<&VolumeName>) -> Result<Vec<(VolumeName, Export)>> {
         let mut opened = Vec::new();
         let seen = self.snapshot();
-        for volume in vm.volumes.iter().filter(|volume| volume.kind == VolumeKind::Origin) {
+        let wanted = |volume: &&Arc<VolumeConfig>| {
+            volume.kind == VolumeKind::Origin && only.is_none_or(|only| volume.name == *only)
+        };
+        for volume in vm.volumes.iter().filter(wanted) {
             let placed = volumes::place(&seen, vm, volume).map_err(|_| {
                 crate::Error::new(Kind::NotFound, Op::ExportVolume, format!("{}/{}", vm.name, volume.name))
             })?;
@@ -106,7 +114,7 @@ impl Host {
 impl Creation {
     async fn copy_all(&self) -> Result<(), HostError> {
         let original = self.plan.copy_of.as_ref().ok_or(HostError::Bug)?;
-        let mut opened = self.host.open_volumes(original).await?;
+        let mut opened = self.host.open_volumes(original, None).await?;
         self.record().await?;
         for volume in &self.volumes {
             self.check()?;

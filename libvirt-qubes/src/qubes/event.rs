@@ -10,7 +10,7 @@ use super::pools::UsageKind;
 use super::refusal::Refusal;
 use super::value::Shown;
 use super::vm::Vm;
-use crate::ids::{PoolName, VmName};
+use crate::ids::{ByteSize, PoolName, VmName, VolumeName};
 
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -199,6 +199,38 @@ pub enum EventKind {
     DomainStopped,
     /// What follows from the end is done.
     DomainShutdown,
+    /// A service is about to be called in a VM.
+    DomainCmdPreRun,
+    /// A volume's data was replaced by a copy of another's.
+    DomainImportVolume {
+        /// The volume.
+        name: VolumeName,
+        /// The other's name in its pool.
+        source: String,
+    },
+    /// Data from outside begins to replace a volume's.
+    VolumeImportBegin {
+        /// The volume.
+        volume: VolumeName,
+        /// How much is to come.
+        size: ByteSize,
+    },
+    /// It has ended.
+    VolumeImportEnd {
+        /// The volume.
+        volume: VolumeName,
+        /// Whether it is the volume's data now.
+        success: bool,
+    },
+    /// How far a copy of a volume's data is.
+    VolumeProgress {
+        /// The volume.
+        volume: VolumeName,
+        /// Bytes dealt with, holes included.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// A device is about to be attached.
     DevicePreAttach(Device),
     /// A device was attached.

@@ -19,11 +19,13 @@ use super::settling::Settling;
 use super::snapshot::{HostView, Snapshot, VolumeNaming};
 use super::start::Starts;
 use super::store::{Opened, Store};
+use super::volume_ops::{HandedImports, Tokens};
 use super::{pools, settings, volumes};
 use crate::device::DiskClaims;
 use crate::error::{Error, Kind, Op, Result};
 use crate::hypervisor::Hypervisor;
 use crate::ids::MemoryMib;
+use crate::qrexec::{NoQrexec, Qrexec};
 use crate::storage::{Limits as StorageLimits, Storage, Tuning, VolumeId};
 
 /// What a host is opened with.
@@ -43,6 +45,28 @@ pub struct HostConfig {
     pub tuning: Tuning,
 }
 
+/// What a host drives: a hypervisor, and services in its guests.
+#[derive(Clone)]
+pub struct Backend {
+    /// The hypervisor.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Who calls services in guests.
+    pub qrexec: Arc<dyn Qrexec>,
+}
+
+impl From<Arc<dyn Hypervisor>> for Backend {
+    /// Without services.
+    fn from(hypervisor: Arc<dyn Hypervisor>) -> Self {
+        Self { hypervisor, qrexec: Arc::new(NoQrexec) }
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend").field("qrexec", &self.qrexec).finish_non_exhaustive()
+    }
+}
+
 /// One host: what is stored, what runs, and what can be done to it.
 ///
 /// Reads come from [`Host::snapshot`] and wait for nothing. Everything that changes something runs as a task of
@@ -51,6 +75,7 @@ pub struct Host {
     pub(super) committer: Committer,
     pub(super) sequencer: Arc<Sequencer>,
     pub(super) hypervisor: Arc<dyn Hypervisor>,
+    pub(super) qrexec: Arc<dyn Qrexec>,
     pub(super) storage: Storage,
     pub(super) operations: Arc<Operations>,
     pub(super) starts: Starts,
@@ -61,6 +86,8 @@ pub struct Host {
     pub(super) rested: Rested,
     /// Held while a pool is added or removed: storage and model have the same pools in between.
     pub(super) pool_changes: tokio::sync::Mutex<()>,
+    pub(super) tokens: Tokens,
+    pub(super) handed: HandedImports,
     pub(super) config: HostConfig,
     /// Every operation that is under way.
     pub(super) tasks: TaskTracker,
@@ -79,9 +106,9 @@ impl Host {
     /// # Errors
     /// The state is another process's; it cannot be read or written; the hypervisor cannot list its domains. A
     /// bad row, or a pool that cannot be set up, is logged and no error.
-    pub async fn open<E: From<Error>>(
+    pub async fn open<B: Into<Backend>, E: From<Error>>(
         config: HostConfig,
-        hypervisor: impl AsyncFnOnce() -> Result<Arc<dyn Hypervisor>, E>,
+        hypervisor: impl AsyncFnOnce() -> Result<B, E>,
     ) -> Result<Arc<Self>, E> {
         let storage = Storage::tuned(config.storage, config.tuning);
         let paths = config.clone();
@@ -90,7 +117,7 @@ impl Host {
         });
         let Opened { store, model, last_number, .. } =
             opened.await.map_err(|join| failed_thread(&config, join))??;
-        let hypervisor = hypervisor().await?;
+        let Backend { hypervisor, qrexec } = hypervisor().await?.into();
         for pool in model.pools() {
             if let Err(error) = pools::add(&storage, pool).await {
                 tracing::error!(pool = %pool.name, error = error.report(), "this pool cannot be used");
@@ -113,6 +140,7 @@ impl Host {
             committer,
             sequencer,
             hypervisor,
+            qrexec,
             storage,
             operations: Arc::new(Operations::new(config.operations_per_vm)),
             starts: Starts::default(),
@@ -122,6 +150,8 @@ impl Host {
             figures: Figures::default(),
             rested: Rested::default(),
             pool_changes: tokio::sync::Mutex::default(),
+            tokens: Tokens::default(),
+            handed: HandedImports::default(),
             config,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -156,7 +186,8 @@ impl Host {
     /// The store could not be closed in order; nothing acknowledged is lost.
     pub async fn close(&self) -> Result<()> {
         self.closing.cancel();
-        self.operations.cancel_all(&[OperationKind::Create]);
+        self.operations.cancel_all(&[OperationKind::Create, OperationKind::Copy]);
+        self.handed.give_up(None).await;
         self.tasks.close();
         self.tasks.wait().await;
         self.committer.close().await;

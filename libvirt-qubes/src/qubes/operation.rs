@@ -25,6 +25,8 @@ pub enum OperationKind {
     Device,
     /// Work on the VM's volumes while it is halted.
     Volume,
+    /// The same, where data is copied: the daemon's end cancels it.
+    Copy,
     /// The creation of the VM.
     Create,
     /// The removal of the VM.

@@ -49,6 +49,12 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
         }
     }
     for row in pending {
+        let seen = host.snapshot();
+        if row.kind == PendingKind::Import && seen.model.vm(row.vm.uuid).is_none_or(|vm| !seen.is_halted(vm))
+        {
+            // Its last commit had failed, and the VM went on.
+            finish(host, &row).await;
+        }
         if row.kind.reserves() {
             let host = Arc::clone(host);
             let tasks = host.tasks.clone();
@@ -68,6 +74,9 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
                 let Ok(_one) = few.acquire().await else { return };
                 rest(&host, &vm).await;
                 drop(unsettled);
+                for row in host.snapshot().model.pending().filter(|row| is_import_of(row, vm.uuid)) {
+                    finish(&host, row).await;
+                }
                 if host.snapshot().model.pending_run_of(vm.uuid).is_some() {
                     host.after_run(vm.uuid, &held).await;
                 }
@@ -193,14 +202,21 @@ async fn finish(host: &Arc<Host>, row: &Arc<Pending>) {
     }
 }
 
+fn is_import_of(row: &Pending, vm: uuid::Uuid) -> bool {
+    row.kind == PendingKind::Import && row.vm.uuid == vm
+}
+
 /// Puts the volumes of a halted VM to rest.
 async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
     let seen: Arc<Snapshot> = host.snapshot();
     for volume in &vm.volumes {
         let Ok(placed) = volumes::place(&seen, vm, volume) else { continue };
         match host.storage.recover(&placed).await {
-            Ok(crate::storage::Recovered::Clean) => {}
-            Ok(found) => tracing::info!(vm = %vm.name, volume = %volume.name, ?found, "volume recovered"),
+            Ok(crate::storage::Recovered::Clean) => host.note_size(vm, volume, &placed).await,
+            Ok(found) => {
+                tracing::info!(vm = %vm.name, volume = %volume.name, ?found, "volume recovered");
+                host.note_size(vm, volume, &placed).await;
+            }
             Err(error) => {
                 tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");
             }

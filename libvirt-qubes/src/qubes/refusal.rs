@@ -13,6 +13,7 @@ use super::class::VmClass;
 use super::event::Reason;
 use super::ids::{FeatureName, LabelName, Tag};
 use super::property::Property;
+use super::volume_ops::VolumeRefusal;
 use crate::error::Error;
 use crate::ids::{PoolName, VmName, VolumeName};
 use crate::storage::Meeting;
@@ -114,9 +115,11 @@ pub enum Refusal {
     NoSuchVolume {
         /// The VM, or the one to be made.
         vm: VmName,
-        /// The volume.
-        volume: VolumeName,
+        /// As it was given.
+        volume: String,
     },
+    /// Something about a volume.
+    Volume(VolumeRefusal),
 
     /// No label of that name or index.
     LabelNotFound {
@@ -571,6 +574,13 @@ pub enum HostError {
         /// Its value.
         value: u64,
     },
+    /// A running VM's volume is larger, and its guest could not be told to use that.
+    ResizeInGuest {
+        /// The volume.
+        volume: VolumeName,
+        /// Why.
+        error: Error,
+    },
     /// A bug: the change panicked. It has no effect; the log has the rest.
     Bug,
 }
@@ -580,9 +590,12 @@ impl HostError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Refused(refusal) => Reason::Refused(refusal.clone()),
-            Self::Failed(_) | Self::Step { .. } | Self::CalledOff { .. } | Self::Limit { .. } | Self::Bug => {
-                Reason::Failed(self.report())
-            }
+            Self::Failed(_)
+            | Self::Step { .. }
+            | Self::CalledOff { .. }
+            | Self::Limit { .. }
+            | Self::ResizeInGuest { .. }
+            | Self::Bug => Reason::Failed(self.report()),
         }
     }
 
@@ -596,8 +609,21 @@ impl HostError {
                 "cancelled: the VM was killed, or its domain ended, meanwhile".to_owned()
             }
             Self::Limit { name, value } => format!("limit reached: {name} = {value}"),
+            Self::ResizeInGuest { error, .. } => format!("larger, but not in the guest: {}", error.report()),
             Self::Bug => "internal error".to_owned(),
         }
+    }
+}
+
+impl From<VolumeRefusal> for Refusal {
+    fn from(refusal: VolumeRefusal) -> Self {
+        Self::Volume(refusal)
+    }
+}
+
+impl From<VolumeRefusal> for HostError {
+    fn from(refusal: VolumeRefusal) -> Self {
+        Self::Refused(refusal.into())
     }
 }
 

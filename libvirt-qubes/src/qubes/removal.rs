@@ -55,6 +55,7 @@ impl Host {
         if let Some(dispid) = vm.dispid() {
             self.rested.add(dispid, Instant::now());
         }
+        self.handed.give_up(Some(uuid)).await;
         for volume in placed.iter().rev() {
             if let Err(error) = self.storage.remove(volume).await {
                 tracing::error!(vm = %vm.name, error = error.report(), "a volume stays until the next start-up");

@@ -484,7 +484,9 @@ fn step_error(vm: &Vm, step: &str, error: Error) -> HostError {
 
 fn store_error(vm: &VmName, error: HostError) -> Error {
     match error {
-        HostError::Failed(error) | HostError::Step { error, .. } => error,
+        HostError::Failed(error) | HostError::Step { error, .. } | HostError::ResizeInGuest { error, .. } => {
+            error
+        }
         other @ (HostError::Refused(_)
         | HostError::CalledOff { .. }
         | HostError::Limit { .. }

@@ -6,6 +6,7 @@ use super::refusal::Refusal;
 use super::snapshot::Snapshot;
 use super::vm::Vm;
 use super::volume::VolumeConfig;
+use crate::config::Access;
 use crate::ids::{ByteSize, KernelVersion, PoolName, VolumeName};
 use crate::storage::{RevisionsToKeep, Sharing, Volume, VolumeId, VolumeKind, VolumeSpec};
 
@@ -17,7 +18,7 @@ pub(super) fn id(vm: &Vm, volume: &VolumeName) -> VolumeId {
 /// Where a volume lies and what it is, by what the snapshot says. A snapshot volume's source is found up the
 /// chain of templates; its pool and size are the source's.
 pub(super) fn place(seen: &Snapshot, vm: &Vm, volume: &VolumeConfig) -> Result<Volume, Refusal> {
-    let missing = || Refusal::NoSuchVolume { vm: vm.name.clone(), volume: volume.name.clone() };
+    let missing = || Refusal::NoSuchVolume { vm: vm.name.clone(), volume: volume.name.to_string() };
     let (pool, kind, size) = match volume.kind {
         ModelKind::Origin => (volume.pool.clone(), VolumeKind::Origin, volume.size),
         ModelKind::Volatile => (volume.pool.clone(), VolumeKind::Volatile, volume.size),
@@ -74,13 +75,37 @@ fn revisions_to_keep(seen: &Snapshot, pool: &PoolName, volume: &VolumeConfig) ->
     RevisionsToKeep::try_from(number).unwrap_or(RevisionsToKeep::Newest(1))
 }
 
+/// The name of a volume in its pool, as people see it.
+pub(super) fn vid(config: &VolumeConfig, placed: &Volume) -> String {
+    match (&config.vid, &placed.spec.kind) {
+        (Some(vid), _) => vid.to_string(),
+        (None, VolumeKind::Kernel { version: Some(version) }) => version.to_string(),
+        (None, _) => String::new(),
+    }
+}
+
+/// Whether a volume is encrypted with a key that nobody keeps: its own setting, else the pool's for what is empty at
+/// each start and may be written.
+pub(super) fn is_ephemeral(seen: &Snapshot, config: &VolumeConfig) -> bool {
+    config.ephemeral.unwrap_or_else(|| {
+        let pool = seen.model.pool(config.pool.as_str());
+        let option = pool.and_then(|pool| pool.options.get("ephemeral_volatile"));
+        may_be_ephemeral(config) && option.is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    })
+}
+
+/// Whether a volume could be encrypted with a key that nobody keeps.
+pub(super) fn may_be_ephemeral(config: &VolumeConfig) -> bool {
+    config.kind == ModelKind::Volatile && config.access == Access::ReadWrite
+}
+
 /// A spec for what looks at names alone.
 pub(super) fn any_spec() -> VolumeSpec {
     VolumeSpec {
         kind: VolumeKind::Volatile,
         size: ByteSize::bytes(0),
         revisions_to_keep: RevisionsToKeep::Newest(0),
-        access: crate::config::Access::ReadWrite,
+        access: Access::ReadWrite,
         sharing: Sharing::Private,
     }
 }

@@ -29,7 +29,7 @@ impl Parse for Colour {
 }
 
 /// What Python strips of ASCII text.
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     matches!(c, '\t'..='\r' | '\x1c'..='\x1f' | ' ')
 }
 

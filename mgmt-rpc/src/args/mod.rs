@@ -14,6 +14,7 @@ mod notes;
 mod pool;
 pub mod property;
 pub mod shutdown;
+pub mod volume;
 
 pub use clone::NewClone;
 pub use create::{Create, CreateInPool, NewVm, Pools, VolumePool};

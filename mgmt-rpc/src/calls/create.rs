@@ -111,7 +111,7 @@ async fn create_template(cx: &Cx<Host>, name: VmName, mut image: Upload) -> Resu
 }
 
 /// Reads a piece, or what is left.
-async fn fill(image: &mut Upload, piece: &mut Vec<u8>) -> Result<(), Failure> {
+pub(super) async fn fill(image: &mut Upload, piece: &mut Vec<u8>) -> Result<(), Failure> {
     piece.resize(PIECE, 0);
     let mut filled = 0;
     while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -125,7 +125,7 @@ async fn fill(image: &mut Upload, piece: &mut Vec<u8>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn broken(error: UploadError) -> Failure {
+pub(super) fn broken(error: UploadError) -> Failure {
     Exception::plain(Class::QubesException, format!("Data import failed: {error}")).into()
 }
 

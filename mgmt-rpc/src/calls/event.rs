@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::OrFail;
 use crate::BoxFuture;
 use crate::announce;
-use crate::cx::Cx;
+use crate::cx::{Cx, Dialect};
 use crate::failure::{Failure, limit_reached};
 use crate::reply::{EventStream, Reply};
 use crate::row;
@@ -36,6 +36,11 @@ impl To {
     }
 }
 
+/// Whether clients of a dialect know of such events: how far copies are is told in the draft's alone.
+fn is_known(dialect: Dialect, event: &ModelEvent) -> bool {
+    dialect == Dialect::Mgmt || !matches!(event.kind, EventKind::VolumeProgress { .. })
+}
+
 /// Events of the system, dom0 and every VM to a subscriber of dom0; of that VM alone to another.
 async fn events(cx: &Cx<Host>) -> Result<Reply, Failure> {
     let most = cx.limits.subscribers.get();
@@ -47,7 +52,9 @@ async fn events(cx: &Cx<Host>) -> Result<Reply, Failure> {
     } else {
         To::Vm(cx.host.snapshot().model.find_vm(&cx.destination).or_fail(cx)?.uuid)
     };
-    let (subscription, _) = cx.host.sequencer().subscribe(move |event| to.takes(event));
+    let dialect = cx.dialect;
+    let (subscription, _) =
+        cx.host.sequencer().subscribe(move |event| to.takes(event) && is_known(dialect, event));
     Ok(Reply::Events(Box::new(Stream(subscription))))
 }
 

@@ -5,15 +5,46 @@ use libvirt_qubes::qubes::Host;
 use libvirt_qubes::qubes::system_info::{DomainFacts, system_info};
 use serde::{Serialize, Serializer};
 
+use super::{OrFail, host, import};
+use crate::args::volume::{ImportEnd, ImportSize};
 use crate::cx::Cx;
 use crate::failure::Failure;
 use crate::json;
 use crate::reply::Reply;
 use crate::row;
 use crate::table::Row;
+use crate::untrusted::Text;
 
-pub(super) const ROWS: &[Row<Host>] =
-    &[row!(Internal("GetSystemInfo"), Dom0, Global Read, (Empty, Empty) => get_system_info)];
+pub(super) const ROWS: &[Row<Host>] = &[
+    row!(Internal("GetSystemInfo"), Dom0, Global Read, (Empty, Empty) => get_system_info),
+    row!(
+        Internal("vm.volume.ImportBegin"), Any, Local Write, (Required<Text>, Optional<ImportSize>) => import_begin
+    ),
+    row!(
+        Internal("vm.volume.ImportEnd"), Any, Local Write, (Required<Text>, Required<ImportEnd>) => import_end
+    ),
+];
+
+/// Begins an import whose data the caller writes: `SIZE PATH`.
+async fn import_begin(
+    cx: &Cx<Host>,
+    Text(volume): Text,
+    ImportSize(size): ImportSize,
+) -> Result<Reply, Failure> {
+    import::known(cx, &volume)?;
+    let (size, path) = host(cx).hand_out_import(&cx.destination, &volume, size).await.or_fail(cx)?;
+    Ok(Reply::value(format!("{size} {}", path.display())))
+}
+
+async fn import_end(
+    cx: &Cx<Host>,
+    Text(volume): Text,
+    ImportEnd(written): ImportEnd,
+) -> Result<Reply, Failure> {
+    import::known(cx, &volume)?;
+    host(cx).end_handed_import(&cx.destination, &volume, written).await.or_fail(cx)?;
+    Ok(Reply::empty())
+}
 
 /// What the qrexec policy decides by, as JSON.
 async fn get_system_info(cx: &Cx<Host>) -> Result<Reply, Failure> {

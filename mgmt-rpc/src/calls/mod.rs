@@ -8,6 +8,7 @@ mod device;
 mod event;
 mod feature;
 mod firewall;
+mod import;
 mod internal;
 mod label;
 mod notes;
@@ -17,6 +18,7 @@ mod property;
 mod stats;
 mod tag;
 mod vm;
+mod volume;
 
 use std::sync::Arc;
 
@@ -41,6 +43,8 @@ const FAMILIES: &[&[Row<Host>]] = &[
     firewall::ROWS,
     notes::ROWS,
     pool::ROWS,
+    volume::ROWS,
+    import::ROWS,
     device::ROWS,
     block::ROWS,
     event::ROWS,

@@ -98,10 +98,7 @@ impl Placing<'_> {
     }
 
     fn no_such_volume(&self, volume: &str) -> Refusal {
-        match volume.parse() {
-            Ok(volume) => Refusal::NoSuchVolume { vm: self.name.clone(), volume },
-            Err(_) => Refusal::VmExists { name: self.name.clone() },
-        }
+        Refusal::NoSuchVolume { vm: self.name.clone(), volume: volume.to_owned() }
     }
 
     fn pool_for(

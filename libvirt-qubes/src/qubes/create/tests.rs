@@ -113,10 +113,7 @@ fn what_is_wrong_with_a_request_is_named() {
             app(each("root", "varlibqubes")),
             R::SnapshotPool { volume: "root".parse().unwrap(), pool: "varlibqubes".parse().unwrap() },
         ),
-        (
-            app(each("swap", "varlibqubes")),
-            R::NoSuchVolume { vm: name("a"), volume: "swap".parse().unwrap() },
-        ),
+        (app(each("swap", "varlibqubes")), R::NoSuchVolume { vm: name("a"), volume: "swap".to_owned() }),
     ] {
         assert_eq!(refused(&snapshot, &new), refusal, "{new:?}");
     }

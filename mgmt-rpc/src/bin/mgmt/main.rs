@@ -19,6 +19,7 @@ mod pool;
 mod property;
 mod tag;
 mod vm;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -67,6 +68,9 @@ enum Noun {
     /// Block devices of VMs
     #[command(subcommand)]
     Device(device::Verb),
+    /// Volumes of VMs
+    #[command(subcommand)]
+    Volume(volume::Verb),
     /// Storage pools
     #[command(subcommand)]
     Pool(pool::Verb),
@@ -106,6 +110,7 @@ async fn run(shell: &Shell, noun: Noun) -> Result<(), Exit> {
         Noun::Tag(verb) => tag::run(shell, verb).await,
         Noun::Label(verb) => label::run(shell, verb).await,
         Noun::Device(verb) => device::run(shell, verb).await,
+        Noun::Volume(verb) => volume::run(shell, verb).await,
         Noun::Pool(verb) => pool::run(shell, verb).await,
         Noun::Events(arguments) => events::run(shell, &arguments).await,
         Noun::Info => info::run(shell).await,

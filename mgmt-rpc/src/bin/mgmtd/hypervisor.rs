@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use libvirt_qubes::hypervisor::Hypervisor;
+use libvirt_qubes::qubes::Backend;
 use libvirt_qubes::sim::{self, SimHypervisor, World};
 use mgmt_rpc::config::{Buses, Config, HypervisorChoice};
 
 /// Opens the one that the configuration names. `auto` is Xen where dom0 runs on it, else the simulated one;
 /// a build without libxl that finds itself in a real dom0 ends with an error.
-pub(crate) async fn open(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+pub(crate) async fn open(config: &Config) -> anyhow::Result<Backend> {
     match config.hypervisor {
         HypervisorChoice::Sim => simulated(config).await,
         HypervisorChoice::Libxl => libxl(config),
@@ -26,7 +26,7 @@ fn is_dom0() -> bool {
         .any(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("control_d")))
 }
 
-async fn simulated(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+async fn simulated(config: &Config) -> anyhow::Result<Backend> {
     let sim = &config.sim;
     let config_of_sim = sim::SimConfig {
         memory_mb: sim.memory_mb.get(),
@@ -42,21 +42,24 @@ async fn simulated(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
     };
     // The world makes its own folder `sim` there.
     let world = World::on_disk(&config.state).await?;
-    Ok(Arc::new(SimHypervisor::open(world, config_of_sim).await?))
+    let sim = Arc::new(SimHypervisor::open(world, config_of_sim).await?);
+    Ok(Backend { hypervisor: Arc::<SimHypervisor>::clone(&sim), qrexec: sim })
 }
 
 #[cfg(not(feature = "xen"))]
-fn libxl(_config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+fn libxl(_config: &Config) -> anyhow::Result<Backend> {
     anyhow::bail!(
         "this mgmtd was built without libxl (feature `xen`): take another build, or --hypervisor sim"
     )
 }
 
 #[cfg(feature = "xen")]
-fn libxl(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+fn libxl(config: &Config) -> anyhow::Result<Backend> {
+    use libvirt_qubes::qrexec::QrexecClient;
     use libvirt_qubes::xen::{LibxlHypervisor, LibxlOptions};
     let script = block_script(&config.xen.block_script)?;
-    Ok(Arc::new(LibxlHypervisor::open(LibxlOptions::new(script))?))
+    let hypervisor = Arc::new(LibxlHypervisor::open(LibxlOptions::new(script))?);
+    Ok(Backend { hypervisor, qrexec: Arc::new(QrexecClient::default()) })
 }
 
 /// The disks' hotplug program: beside this one, then where it is installed.

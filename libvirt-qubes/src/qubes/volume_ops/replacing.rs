@@ -1,0 +1,74 @@
+//! A volume whose data is being replaced: its row in `pending`, from before the first effect to the last commit.
+
+use std::sync::Arc;
+
+use super::super::diff::{Diff, Refused};
+use super::super::event::{EventKind, ModelEvent};
+use super::super::host::Host;
+use super::super::ids::PendingId;
+use super::super::pending::{Pending, PendingKind, Reserved};
+use super::super::refusal::{HostError, Refusal};
+use super::super::snapshot::Snapshot;
+use super::super::write::Write;
+use super::{Named, with_size};
+use crate::ids::ByteSize;
+
+pub(super) struct Replacing {
+    pub(super) host: Arc<Host>,
+    pub(super) named: Named,
+    row: PendingId,
+}
+
+impl Replacing {
+    /// Commits the row. The VM is halted then, and its lock is held.
+    pub(super) async fn begin(host: &Arc<Host>, named: Named) -> Result<Self, HostError> {
+        named.must_be_kept()?;
+        let uuid = named.vm.uuid;
+        let row = host.committer.commit(move |seen| begin(seen, uuid)).await?;
+        Ok(Self { host: Arc::clone(host), named, row })
+    }
+
+    /// Ends the row: with the volume's new size, or with nothing changed.
+    pub(super) async fn end(
+        self,
+        replaced: Result<ByteSize, HostError>,
+        told: impl Fn(bool) -> Option<EventKind> + Send + 'static,
+    ) -> Result<(), HostError> {
+        let Self { host, named: Named { vm, config, .. }, row } = self;
+        let (of, volume) = (Arc::clone(&vm), config.name.clone());
+        let size = replaced.as_ref().ok().copied();
+        let committed = host
+            .committer
+            .commit(move |seen| {
+                let diff = Diff::new(()).write(Write::FinishPending(row)).frees_space();
+                let diff = match size {
+                    Some(size) => with_size(diff, seen, of.uuid, volume.as_ref(), size),
+                    None => diff,
+                };
+                Ok(match told(size.is_some()) {
+                    Some(kind) => diff.event(ModelEvent::of(&of, kind)),
+                    None => diff,
+                })
+            })
+            .await;
+        match (replaced, committed) {
+            (Ok(_), committed) => committed,
+            (Err(error), Ok(())) => Err(error),
+            (Err(error), Err(second)) => {
+                tracing::error!(vm = %vm.name, ?second, "the row of an import stays until the next start-up");
+                Err(error)
+            }
+        }
+    }
+}
+
+fn begin(seen: &Snapshot, vm: uuid::Uuid) -> Result<Diff<PendingId>, Refused> {
+    let vm = seen.model.find_uuid(vm)?;
+    if !seen.is_halted(vm) {
+        return Err(Refusal::NotHalted { vm: vm.name.clone() }.into());
+    }
+    let id = seen.model.next_pending_id();
+    // The volume is in the model, and stays there: the row takes nothing.
+    let row = Pending { id, kind: PendingKind::Import, vm: Reserved::of(vm), volumes: Vec::new() };
+    Ok(Diff::new(id).write(Write::BeginPending(Arc::new(row))))
+}
