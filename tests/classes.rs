@@ -36,7 +36,7 @@ fn a_disposable_is_told_of_from_its_creation_to_its_removal() {
             [
                 format!("- domain-add vm={name}"),
                 format!("{name} domain-create-on-disk"),
-                tag("created-by-dom0"),
+                // `created-by-dom0` it has from its base.
                 tag("disp-created-by-dom0"),
             ]
         );

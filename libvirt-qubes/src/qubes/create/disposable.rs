@@ -198,6 +198,25 @@ mod tests {
     }
 
     #[test]
+    fn tags_that_it_has_from_its_base_are_not_told_of_again() {
+        let mut snapshot = with_base();
+        let diff = begin(&snapshot, &asked(Some("work"), "dom0")).unwrap();
+        let (plan, _) = apply(&mut snapshot, diff);
+        let diff = finish(&snapshot, &plan).unwrap();
+        let (made, events) = apply(&mut snapshot, diff);
+        assert!(made.tags.iter().any(|tag| tag.as_str() == "created-by-dom0"));
+        let told: Vec<_> = events.into_iter().map(|event| event.kind).collect();
+        assert_eq!(
+            told,
+            [
+                EventKind::DomainAdd { vm: made.name.clone(), uuid: made.uuid },
+                EventKind::DomainCreateOnDisk,
+                EventKind::DomainTagAdd { tag: "disp-created-by-dom0".parse().unwrap() },
+            ]
+        );
+    }
+
+    #[test]
     fn the_base_is_an_app_vm_that_allows_it_or_the_default_of_who_asks() {
         let mut snapshot = with_base();
         make(&mut snapshot, &new_vm("alone", VmClass::StandaloneVm, None));

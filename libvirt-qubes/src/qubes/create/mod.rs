@@ -87,7 +87,7 @@ pub struct Plan {
     pub copy_of: Option<Arc<Vm>>,
     /// Its label, by name: an index is given out again.
     label: Option<LabelName>,
-    /// The tags that its creation gives it, in the order of their events.
+    /// The tags that its creation adds, in the order of their events.
     tags: Vec<Tag>,
     told: Told,
 }
@@ -177,7 +177,9 @@ fn can_be_made(snapshot: &Snapshot, name: &VmName, uuid: Uuid) -> Result<(), Ref
 /// Gives the planned VM the tags of its creation, and writes the row that reserves what it takes.
 fn reserve(model: &Model, mut plan: Plan, kind: PendingKind) -> Diff<Plan> {
     plan.label = model.label(plan.vm.label).map(|label| label.name.clone());
-    Arc::make_mut(&mut plan.vm).tags.extend(plan.tags.iter().cloned());
+    let vm = Arc::make_mut(&mut plan.vm);
+    // What a disposable has from its base is not added, so nothing tells of it.
+    plan.tags.retain(|tag| vm.tags.insert(tag.clone()));
     let row = Pending {
         id: plan.pending,
         kind,
