@@ -35,9 +35,10 @@ fn features_announce_sets_and_removals_also_those_that_fail() {
         ("mgmt.vm.feature.Remove", "gui", ""),
         // Vetoed after the announcement.
         ("mgmt.vm.feature.Set", "service.", "1"),
+        // To Remove, no feature's name is one that is not there.
+        ("mgmt.vm.feature.Remove", "a/b", ""),
         // Refused before: no feature's name, no feature's value, the daemon's own.
         ("mgmt.vm.feature.Set", "a/b", "1"),
-        ("mgmt.vm.feature.Remove", "a/b", ""),
         ("mgmt.vm.feature.Set", "gui", "\n"),
         ("mgmt.vm.feature.Set", "preload-dispvm", "1"),
         ("mgmt.vm.feature.Remove", "preload-dispvm", ""),
@@ -55,6 +56,7 @@ fn features_announce_sets_and_removals_also_those_that_fail() {
             "work domain-feature-delete:gui feature=gui",
             "work domain-feature-pre-delete:gui feature=gui",
             "work domain-feature-pre-set:service. feature=service. value=1",
+            "work domain-feature-pre-delete:a/b feature=a/b",
         ]
     );
 }

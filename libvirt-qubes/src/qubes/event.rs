@@ -138,8 +138,8 @@ pub enum EventKind {
     },
     /// A feature is about to be removed.
     DomainFeaturePreDelete {
-        /// The feature.
-        feature: FeatureName,
+        /// The feature, as it was asked for: it may be none that a VM can have.
+        feature: String,
     },
     /// A feature was removed.
     DomainFeatureDelete {

@@ -97,7 +97,7 @@ pub fn set(
             changed.writes.push(Write::SetFeature(vm.uuid, name.clone(), None));
         }
         let gone = [
-            EventKind::DomainFeaturePreDelete { feature: name.clone() },
+            EventKind::DomainFeaturePreDelete { feature: name.to_string() },
             EventKind::DomainFeatureDelete { feature: name.clone() },
         ];
         changed.events.extend(gone.map(|kind| ModelEvent::of(vm, kind)));
@@ -168,11 +168,10 @@ pub fn remove(snapshot: &Snapshot, vm: Uuid, name: &str) -> Result<Diff<()>, Ref
     let vm = snapshot.model.find_uuid(vm)?;
     unprotected(name)?;
     let absent = || Refusal::FeatureNotFound { vm: vm.name.clone(), feature: name.to_owned() };
-    let feature: FeatureName = name.parse().map_err(|_no_name| absent())?;
-    let pre = ModelEvent::of(vm, EventKind::DomainFeaturePreDelete { feature: feature.clone() });
-    if vm.feature(name).is_none() {
+    let pre = ModelEvent::of(vm, EventKind::DomainFeaturePreDelete { feature: name.to_owned() });
+    let Some(feature) = name.parse::<FeatureName>().ok().filter(|_| vm.feature(name).is_some()) else {
         return Err(Refused { pre_events: vec![pre], refusal: absent() });
-    }
+    };
     let done = ModelEvent::of(vm, EventKind::DomainFeatureDelete { feature: feature.clone() });
     Ok(Diff::new(()).pre_event(pre).write(Write::SetFeature(vm.uuid, feature, None)).event(done))
 }

@@ -165,7 +165,7 @@ fn clock_moved(snapshot: &Snapshot, old: Option<&Value>, new: Option<&Value>) ->
     let serves = |vm: &&Arc<Vm>| vm.feature(feature.as_str()).is_some_and(|value| !value.is_empty());
     if let Some(vm) = vm(old).filter(|_| old != new).filter(serves) {
         let kinds = [
-            EventKind::DomainFeaturePreDelete { feature: feature.clone() },
+            EventKind::DomainFeaturePreDelete { feature: feature.to_string() },
             EventKind::DomainFeatureDelete { feature: feature.clone() },
         ];
         tell(vm, None, kinds);

@@ -111,7 +111,7 @@ fn service(vm: &Vm, serves: bool) -> Effects {
         (false, Some(_)) => {
             effects.writes.push(Write::SetFeature(vm.uuid, feature.clone(), None));
             vec![
-                EventKind::DomainFeaturePreDelete { feature: feature.clone() },
+                EventKind::DomainFeaturePreDelete { feature: feature.to_string() },
                 EventKind::DomainFeatureDelete { feature },
             ]
         }
