@@ -100,11 +100,15 @@ fn devices(vm: &Vm) -> impl Iterator<Item = (Uuid, (AssignedDevice, Uuid))> + '_
 pub(super) const FOLLOWING: [Property; 4] =
     [Property::Netvm, Property::Guivm, Property::Audiovm, Property::DefaultDispvm];
 
-/// Those of a VM that are not set. A template without a netvm has none, whatever the default is.
+/// Those of a VM that are not set. A template's default netvm is none, and a disposable's default base its own,
+/// whatever the system's are.
 fn follows(vm: &Vm) -> impl Iterator<Item = Property> + '_ {
     FOLLOWING.into_iter().filter(|property| {
         property.applies_to(vm.class)
-            && !(vm.class == VmClass::TemplateVm && *property == Property::Netvm)
+            && !matches!(
+                (vm.class, property),
+                (VmClass::TemplateVm, Property::Netvm) | (VmClass::DispVm, Property::DefaultDispvm)
+            )
             && !vm.properties.contains_key(property)
     })
 }

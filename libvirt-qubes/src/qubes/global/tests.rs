@@ -226,6 +226,8 @@ fn a_new_default_dispvm_is_told_to_all_without_one_dom0_included() {
     let mut snapshot = small_model();
     set_of(&mut snapshot, "sys-net", "template_for_dispvms", "1").unwrap();
     set_of(&mut snapshot, "work", "default_dispvm", "").unwrap();
+    // A disposable's default is its base, whatever the system's is.
+    make(&mut snapshot, &new_vm("disp", VmClass::DispVm, Some("sys-net")));
     let events = set_to(&mut snapshot, "default_dispvm", "sys-net").unwrap();
     assert_eq!(
         short(&events),
