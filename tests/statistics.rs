@@ -1,4 +1,4 @@
-//! `vm.Stats` through the socket.
+//! Figures of what runs: `vm.Stats` and `vm.CurrentState` through the socket.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -11,6 +11,30 @@ fn keys(event: &str) -> Vec<&str> {
 
 fn value<'a>(event: &'a str, key: &str) -> &'a str {
     event.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=')).unwrap()
+}
+
+#[test]
+fn the_most_memory_of_a_run_is_what_it_was_started_with() {
+    let daemon = Daemon::start();
+    daemon.call("mgmt.vm.CreateTemplate", "dom0", "base", b"a root image").ok();
+    daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", b"name=work label=red").ok();
+    // What it inherits may change while it runs.
+    let set = |maxmem: &str| {
+        daemon.call("mgmt.vm.property.Set", "base", "maxmem", maxmem.as_bytes()).ok();
+    };
+    let most = || {
+        let state = daemon.call("mgmt.vm.CurrentState", "work", "", b"").ok();
+        value(&state, "mem_static_max").to_owned()
+    };
+    set("1000");
+    daemon.call("mgmt.vm.Start", "work", "", b"").ok();
+    assert_eq!(most(), "1024000");
+    set("2000");
+    assert_eq!(most(), "1024000", "the next run's");
+    daemon.call("mgmt.vm.Kill", "work", "", b"").ok();
+    assert_eq!(most(), "0");
+    daemon.call("mgmt.vm.Start", "work", "", b"").ok();
+    assert_eq!(most(), "2048000");
 }
 
 #[test]

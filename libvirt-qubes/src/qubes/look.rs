@@ -66,7 +66,7 @@ pub struct VmFigures {
     pub state: PowerState,
     /// Memory that it has, in KiB; 0 when halted.
     pub memory_kib: u64,
-    /// The most memory that it may have, in KiB; 0 when halted.
+    /// The most memory that it may have in this run, in KiB, whatever its properties say by now; 0 when halted.
     pub max_memory_kib: u64,
     /// Processor time that it has used in this run, in nanoseconds.
     pub cpu_time_ns: u64,
@@ -96,15 +96,10 @@ impl Host {
         let info = seen
             .run(vm.uuid)
             .and_then(|run| domains.get(&vm.uuid).filter(|info| Some(info.domid) == run.domid));
-        let max_memory = || {
-            let maxmem = Property::Maxmem.int(&seen, vm).unwrap_or(0);
-            let memory = Property::Memory.int(&seen, vm).unwrap_or(0);
-            MemoryMib::new(u32::try_from(if maxmem > 0 { maxmem } else { memory }).unwrap_or(0)).kib()
-        };
         Ok(VmFigures {
             state,
             memory_kib: info.map_or(0, |info| info.memory_kib),
-            max_memory_kib: info.map_or(0, |_| max_memory()),
+            max_memory_kib: info.map_or(0, |info| info.max_memory_kib),
             cpu_time_ns: info.map_or(0, |info| info.cpu_time_ns),
         })
     }

@@ -44,13 +44,14 @@ pub(super) fn sight(info: &libxl_dominfo) -> Sight {
     }
 }
 
-/// `None` for what is no domain that can be managed: dom0, and Xen's own reserved numbers.
-pub(super) fn domain_info(info: &libxl_dominfo, name: Option<String>) -> Option<DomainInfo> {
+/// A domain without its name, and with Xen's own limit of its memory. `None` for what is no domain that can be
+/// managed: dom0, and Xen's own reserved numbers.
+pub(super) fn domain_info(info: &libxl_dominfo) -> Option<DomainInfo> {
     let domid = DomId::new(info.domid).filter(|domid| domid.get() != 0)?;
     Some(DomainInfo {
         uuid: uuid(info),
         domid,
-        name,
+        name: None,
         state: state(info),
         memory_kib: info.current_memkb,
         max_memory_kib: info.max_memkb,
@@ -88,7 +89,7 @@ mod tests {
         let mut info = Owned::<libxl_dominfo>::new();
         for (domid, listed) in [(0, false), (1, true), (0x7fef, true), (0x7ff0, false), (u32::MAX, false)] {
             info.domid = domid;
-            assert_eq!(domain_info(&info, None).is_some(), listed, "{domid}");
+            assert_eq!(domain_info(&info).is_some(), listed, "{domid}");
         }
     }
 }

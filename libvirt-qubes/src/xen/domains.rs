@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::ctx::Ctx;
 use super::operation::{Lane, What};
+use super::usage::Tells;
 use super::{Inner, LibxlHypervisor, convert, end, spec, usage, xenstore};
 use crate::config::DomainSpec;
 use crate::error::{Kind, Op, Result};
@@ -19,19 +20,17 @@ impl Domains for LibxlHypervisor {
         let what = What::new("list", Op::ListDomains, "all");
         Box::pin(self.inner.short(what, |inner, what| {
             let list = inner.main.domains().map_err(|error| what.failed(error))?;
-            Ok(list
-                .iter()
-                .filter_map(|info| convert::domain_info(info, inner.main.name(info.domid)))
-                .collect())
+            let mut told = usage::Told::open();
+            let whole = |info| Some(with_xenstore(convert::domain_info(info)?, &inner.main, &mut told));
+            Ok(list.iter().filter_map(whole).collect())
         }))
     }
 
     fn info(&self, uuid: Uuid) -> BoxFuture<'_, Result<DomainInfo>> {
         let what = What::new("info", Op::ListDomains, uuid);
         Box::pin(self.inner.short(what, move |inner, what| {
-            let mut info = find(&inner.main, what, uuid)?;
-            info.name = inner.main.name(info.domid.get());
-            Ok(info)
+            let info = find(&inner.main, what, uuid)?;
+            Ok(with_xenstore(info, &inner.main, &mut usage::Told::open()))
         }))
     }
 
@@ -160,12 +159,21 @@ impl Inner {
     }
 }
 
+/// With what xenstore alone tells: the name, and the most memory that the domain was built for. (Xen's own limit
+/// follows what it is to have at the moment; until the node is written, it is all that is known.)
+fn with_xenstore(mut info: DomainInfo, ctx: &Ctx, told: &mut impl Tells) -> DomainInfo {
+    let domid = info.domid.get();
+    info.name = ctx.name(domid);
+    info.max_memory_kib = told.memory(domid, "static-max").unwrap_or(info.max_memory_kib);
+    info
+}
+
 /// The domain of a UUID: a live one if there are several (one that is torn down may linger).
 pub(super) fn find(ctx: &Ctx, what: &What, uuid: Uuid) -> Result<DomainInfo> {
     let list = ctx.domains().map_err(|error| what.failed(error))?;
     list.iter()
         .filter(|info| convert::uuid(info) == uuid)
-        .filter_map(|info| convert::domain_info(info, None))
+        .filter_map(convert::domain_info)
         .min_by_key(|info| info.state == DomainState::Dying)
         .ok_or_else(|| what.error(Kind::NotFound))
 }

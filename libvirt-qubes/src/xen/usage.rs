@@ -14,7 +14,7 @@ use crate::ids::DomId;
 pub(super) trait Tells {
     /// The number of the domain that runs a domain's device model.
     fn device_model(&mut self, domid: u32) -> Option<u32>;
-    /// A figure that the guest wrote below `memory/`.
+    /// A figure below `memory/`, by the toolstack or by the guest.
     fn memory(&mut self, domid: u32, key: &str) -> Option<u64>;
 }
 
