@@ -78,7 +78,7 @@ impl<H: Directory> Cx<H> {
 
     /// What the source may know of, for what goes on after the call has answered.
     pub fn sight(&self) -> Sight {
-        Sight { source: self.source.clone() }
+        Sight::of(self.source.clone())
     }
 }
 
@@ -89,6 +89,10 @@ pub struct Sight {
 }
 
 impl Sight {
+    pub(crate) fn of(source: VmName) -> Self {
+        Self { source }
+    }
+
     /// Whether the source may know of this VM.
     pub fn sees(&self, vm: &VmName) -> bool {
         sees(&self.source, vm)

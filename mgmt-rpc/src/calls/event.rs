@@ -1,12 +1,13 @@
 //! The stream of events.
 
+use libvirt_qubes::ids::VmName;
 use libvirt_qubes::qubes::{Delivery, EventKind, Host, ModelEvent, Subject, Subscription};
 use uuid::Uuid;
 
 use super::OrFail;
 use crate::BoxFuture;
 use crate::announce;
-use crate::cx::{Cx, Dialect};
+use crate::cx::{Cx, Dialect, Sight};
 use crate::failure::{Failure, limit_reached};
 use crate::reply::{EventStream, Reply};
 use crate::row;
@@ -41,7 +42,16 @@ fn is_known(dialect: Dialect, event: &ModelEvent) -> bool {
     dialect == Dialect::Mgmt || !matches!(event.kind, EventKind::VolumeProgress { .. })
 }
 
-/// Events of the system, dom0 and every VM to a subscriber of dom0; of that VM alone to another.
+/// Whether a source is told: it sees the VM that the event is about, or that an event of the system names, else dom0.
+fn tells(sight: &Sight, event: &ModelEvent) -> bool {
+    match (&event.subject, event.kind.named_vm()) {
+        (Subject::Vm { name, .. }, _) | (Subject::System, Some((_, name))) => sight.sees(name),
+        (Subject::System, None) => sight.sees(&VmName::dom0()),
+    }
+}
+
+/// Events of the system, dom0 and every VM to a subscriber of dom0; of that VM alone to another. Of them, those of
+/// what the source sees.
 async fn events(cx: &Cx<Host>) -> Result<Reply, Failure> {
     let most = cx.limits.subscribers.get();
     if u32::try_from(cx.host.sequencer().subscribers()).unwrap_or(u32::MAX) >= most {
@@ -52,9 +62,11 @@ async fn events(cx: &Cx<Host>) -> Result<Reply, Failure> {
     } else {
         To::Vm(cx.host.snapshot().model.find_vm(&cx.destination).or_fail(cx)?.uuid)
     };
-    let dialect = cx.dialect;
-    let (subscription, _) =
-        cx.host.sequencer().subscribe(move |event| to.takes(event) && is_known(dialect, event));
+    let (sight, dialect) = (cx.sight(), cx.dialect);
+    let (subscription, _) = cx
+        .host
+        .sequencer()
+        .subscribe(move |event| to.takes(event) && is_known(dialect, event) && tells(&sight, event));
     Ok(Reply::Events(Box::new(Stream(subscription))))
 }
 
@@ -76,8 +88,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn dom0_is_told_everything_and_a_source_that_sees_no_vm_nothing() {
+        let (vm, uuid) = ("work".parse::<VmName>().unwrap(), Uuid::from_u128(7));
+        for event in [
+            ModelEvent { subject: Subject::Vm { uuid, name: vm.clone() }, kind: EventKind::DomainStart },
+            ModelEvent::system(EventKind::DomainDelete { vm: vm.clone(), uuid }),
+            ModelEvent::system(EventKind::PoolAdd { pool: "fast".parse().unwrap() }),
+        ] {
+            assert!(tells(&Sight::of(VmName::dom0()), &event), "{event:?}");
+            assert!(!tells(&Sight::of(vm.clone()), &event), "{event:?}");
+        }
+    }
+
+    #[test]
     fn a_subscriber_to_a_vm_gets_that_vms_events_and_one_to_all_none_after_its_end() {
-        let vm = "work".parse::<libvirt_qubes::ids::VmName>().unwrap();
+        let vm = "work".parse::<VmName>().unwrap();
         let uuid = Uuid::from_u128(7);
         let of_vm = |kind| ModelEvent { subject: Subject::Vm { uuid, name: vm.clone() }, kind };
         let deleted = ModelEvent::system(EventKind::DomainDelete { vm: vm.clone(), uuid });
