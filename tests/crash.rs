@@ -7,14 +7,14 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use mgmt_tests::scene::{create, files, names, pool, start, template, until};
-use mgmt_tests::{Daemon, Socket, Start};
+use mgmt_tests::{Daemon, Fate, Faults, On, Socket, Start};
 
 /// More steps than any scenario has.
-const MOST: usize = 500;
+const MOST: u32 = 500;
 
 /// What a client can see: the VMs, what of them lies on disk, and the pools with the folders in the state folder.
 type Seen = (Vec<String>, Vec<String>, Vec<String>);
@@ -40,15 +40,6 @@ fn copy(from: &Path, to: &Path) {
     }
     let options = ["-a", "--sparse=always", "--reflink=auto"].map(AsRef::as_ref);
     command("cp", &[&options[..], &[from.as_os_str(), to.as_os_str()]].concat());
-}
-
-/// The library that kills.
-fn killer(dir: &Path) -> PathBuf {
-    let library = dir.join("die.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/die.c");
-    let options = ["-shared", "-fPIC", "-O2", "-o"].map(AsRef::as_ref);
-    command("cc", &[&options[..], &[library.as_os_str(), source.as_ref(), "-ldl".as_ref()]].concat());
-    library
 }
 
 /// Without what says nothing: prepared copies, automatic revisions, and the numbers of disposables. Files with their lengths.
@@ -91,10 +82,12 @@ fn ask(socket: &Socket, request: &str) -> Vec<u8> {
 }
 
 fn sweep(scenario: &Scenario) {
+    let faults = match Faults::new() {
+        Ok(faults) => faults,
+        Err(why) => return eprintln!("skipped: kills between two steps: {why}"),
+    };
     let daemon = Daemon::start();
-    let dir = daemon.dir().to_owned();
-    let library = killer(&dir);
-    let (saved, armed) = (dir.join("saved"), dir.join("armed"));
+    let saved = daemon.dir().join("saved");
     (scenario.prepare)(&daemon);
     let before = seen(&daemon);
     let state = daemon.state();
@@ -103,14 +96,10 @@ fn sweep(scenario: &Scenario) {
     let after = seen(&daemon);
     assert_ne!(before, after);
     for at in 1..=MOST {
-        let how = Start::new()
-            .env("LD_PRELOAD", library.display())
-            .env("DIE_ARMED", armed.display())
-            .env("DIE_AT", at);
-        daemon = daemon.kill_and_as(how, || copy(&saved, &state));
-        std::fs::write(&armed, b"").unwrap();
+        daemon = daemon.kill_and_as(Start::new().faults(&faults), || copy(&saved, &state));
+        faults.arm(On::Step, at, Fate::KilledBefore);
         let answer = ask(daemon.socket(), scenario.act);
-        std::fs::remove_file(&armed).unwrap();
+        faults.disarm();
         daemon = daemon.kill_and_restart_as(Start::new());
         let mut found = seen(&daemon);
         let mut settled = || {

@@ -1,18 +1,20 @@
 /* Loaded before the C library into a daemon under test (LD_PRELOAD): what it writes to the database of its state
- * fails, waits, or is the last thing that it does. The daemon itself is the one that users get.
+ * fails, waits, or is the last thing that it does; or it ends before a step in any file system. The daemon itself is
+ * the one that users get.
  *
  * MGMT_FAULTS is a folder:
  *   hold   while this file is there, what would sync the database waits
  *   rule   `OP N ACTION`: the N-th such operation after this file appeared (0: each one) gets the action
- *          OP      write | sync | any
+ *          OP      write | sync | any (of these two, on the database) | step (a change of names, or a sync, anywhere)
  *          ACTION  errno NUMBER | before | half | after: it fails; the process is killed before it, in the middle of
- *                  it (a write), or when it is done and nobody knows yet
+ *                  it (a write), or when it is done and nobody knows yet (a step: before it)
  *   syncs  a byte for each sync that was begun
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,11 +51,25 @@ static void die(void)
         pause();
 }
 
+/* Whether this is the operation that a rule's file (by its number) waits for. Steps are several threads'. */
+static int is_its_turn(ino_t file, long n)
+{
+    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+    static ino_t armed;
+    static long left;
+    pthread_mutex_lock(&one_at_a_time);
+    if (file != armed) {
+        armed = file;
+        left = n;
+    }
+    int turn = n == 0 || --left == 0;
+    pthread_mutex_unlock(&one_at_a_time);
+    return turn;
+}
+
 /* What becomes of this operation; *number is the errno of a failure. */
 static enum action rule(const char *op, int *number)
 {
-    static ino_t armed;
-    static long left;
     char path[PATH_MAX], text[128] = "", want[16], action[16];
     struct stat file;
     long n;
@@ -67,13 +83,8 @@ static enum action rule(const char *op, int *number)
     *number = EIO;
     if (!known || sscanf(text, "%15s %ld %15s %d", want, &n, action, number) < 3)
         return NOTHING;
-    if (strcmp(want, "any") != 0 && strcmp(want, op) != 0)
-        return NOTHING;
-    if (file.st_ino != armed) {
-        armed = file.st_ino;
-        left = n;
-    }
-    if (n != 0 && --left != 0)
+    int any = strcmp(want, "any") == 0 && strcmp(op, "step") != 0;
+    if ((!any && strcmp(want, op) != 0) || !is_its_turn(file.st_ino, n))
         return NOTHING;
     switch (action[0]) {
     case 'e': return FAIL;
@@ -81,6 +92,13 @@ static enum action rule(const char *op, int *number)
     case 'h': return HALF;
     default: return AFTER;
     }
+}
+
+static void step(void)
+{
+    int number;
+    if (rule("step", &number) != NOTHING)
+        die();
 }
 
 static void hold(void)
@@ -100,6 +118,7 @@ static void hold(void)
 
 static int sync_with(long call, int fd)
 {
+    step();
     if (!of_database(fd))
         return syscall(call, fd);
     int number;
@@ -165,3 +184,21 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at)
 }
 
 ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) { return pwrite64(fd, bytes, length, at); }
+
+int rename(const char *from, const char *to)
+{
+    step();
+    return syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int unlink(const char *path)
+{
+    step();
+    return syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags)
+{
+    step();
+    return syscall(SYS_linkat, from_folder, from, to_folder, to, flags);
+}

@@ -1,4 +1,4 @@
-//! Faults in what the daemon writes to its database, by a small library that is loaded before the C library.
+//! Faults in what the daemon writes, by a small library that is loaded before the C library.
 //!
 //! The daemon is the one that users get: no hook is compiled into it. A rule is armed while it runs, and holds for
 //! what it writes from then on.
@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-/// Which operation on the database.
+/// Which operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum On {
-    /// A write to one of its files.
+    /// A write to a file of the database.
     Write,
     /// A sync of one of them.
     Sync,
     /// Either.
     Any,
+    /// A change of names, or a sync, in any file system: the daemon can only be killed before it.
+    Step,
 }
 
 /// What becomes of it.
@@ -68,6 +70,7 @@ impl Faults {
             On::Write => "write",
             On::Sync => "sync",
             On::Any => "any",
+            On::Step => "step",
         };
         let fate = match fate {
             Fate::Errno(number) => format!("errno {number}"),
