@@ -218,12 +218,8 @@ fn firewall_call() -> BoxedStrategy<Call> {
 }
 
 fn notes_call() -> BoxedStrategy<Call> {
-    let set = make(
-        one_of(&["vm.notes.Set"]),
-        vm(),
-        nothing(),
-        one_of(&["", "a note\n", "gr\u{fc}n \u{2603}", "%s"]),
-    );
+    let notes = select(oracle::NOTES).prop_map(|(sent, _)| sent.to_owned());
+    let set = make(one_of(&["vm.notes.Set"]), vm(), nothing(), notes);
     prop_oneof![set, make(one_of(&["vm.notes.Get"]), vm(), nothing(), nothing())].boxed()
 }
 

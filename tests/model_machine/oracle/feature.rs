@@ -81,7 +81,9 @@ impl Oracle {
         if PROTECTED.contains(&feature) {
             return refused("PermissionDenied", format!("Feature is protected: {feature}"));
         }
+        // What rules of single features refuse was announced.
         if feature == "service." {
+            events.push(format!("{vm} domain-feature-pre-set:{feature} feature={feature} value={value}"));
             return refused("QubesValueError", "Service name cannot be empty");
         }
         self.set_feature(vm, feature, value, events);

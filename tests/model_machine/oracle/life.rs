@@ -86,8 +86,9 @@ impl Oracle {
         let follow = ["guivm-", "audiovm-", "relayvm-"];
         let tags = base.tags.iter().filter(|tag| !follow.iter().any(|prefix| tag.starts_with(prefix)));
         vm.tags = tags.cloned().collect();
+        // Rules keep their ids, and ids that are not used again are not used here either.
         vm.rules.clone_from(&base.rules);
-        vm.number_rules();
+        vm.next_rule = base.next_rule;
     }
 
     pub(super) fn remove(&mut self, name: &str, events: &mut Vec<String>) -> Answer {
@@ -126,7 +127,6 @@ impl Oracle {
         vm.set.retain(|property, _| !["installed_by_rpm", "dispid"].contains(property));
         vm.tags.retain(|tag| !tag.starts_with("created-by-"));
         vm.features.retain(|(feature, _)| !feature.starts_with("preload-dispvm"));
-        vm.number_rules();
         let class = vm.class;
         self.vms.insert(name.to_owned(), vm);
         events.push(format!("- domain-add vm={name}"));

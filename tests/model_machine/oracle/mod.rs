@@ -7,6 +7,7 @@ mod global;
 mod label;
 mod life;
 mod name;
+mod notes;
 mod property;
 mod value;
 
@@ -16,6 +17,7 @@ use crate::call::{Call, Dialect};
 pub use value::Value;
 
 pub use firewall::RULES;
+pub use notes::NOTES;
 
 /// Names of properties of VMs, and of the system.
 pub fn property_names() -> Vec<&'static str> {
@@ -117,14 +119,6 @@ impl Vm {
         }
     }
 
-    /// Rules that were copied are numbered anew.
-    fn number_rules(&mut self) {
-        for (id, rule) in (1..).zip(&mut self.rules) {
-            rule.0 = id;
-        }
-        self.next_rule = self.rules.len() as u64 + 1;
-    }
-
     /// Its number as a disposable, which the daemon draws.
     pub fn set_dispid(&mut self, dispid: i64) {
         self.set.insert("dispid", Value::Int(dispid));
@@ -171,6 +165,10 @@ impl Oracle {
         if (family("vm.firewall.") || family("vm.notes.") || call.method == "vm.Clone") && vm == "dom0" {
             return refused("ProtocolError", "expected destination to not be AdminVM");
         }
+        // The grammar of a payload is looked at before anything else that a call looks at.
+        if call.method.ends_with("property.Set") && !payload.is_ascii() {
+            return refused("QubesValueError", "Non-ASCII bytes in property value");
+        }
         if let Some(verb) = call.method.strip_prefix("property.") {
             return self.global_property(call.dialect, verb, argument, payload, events);
         }
@@ -189,12 +187,10 @@ impl Oracle {
         if let Some(verb) = call.method.strip_prefix("vm.firewall.") {
             return self.firewall(verb, vm, argument, payload, events);
         }
+        if let Some(verb) = call.method.strip_prefix("vm.notes.") {
+            return self.notes(verb, vm, payload);
+        }
         match call.method.as_str() {
-            "vm.notes.Get" => Ok(self.vms[vm].notes.clone()),
-            "vm.notes.Set" => {
-                self.vm_mut(vm).notes = payload.clone();
-                Ok(String::new())
-            }
             "vm.List" => Ok(self.list(call.dialect, vm)),
             "vm.Remove" => self.remove(vm, events),
             "vm.Clone" => self.clone_vm(vm, payload, events),

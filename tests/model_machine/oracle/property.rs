@@ -221,9 +221,18 @@ impl Oracle {
                 Value::Vm(None)
             }
             "dns" if self.networked(name) => text("10.139.1.1 10.139.1.2"),
-            "ip" if self.networked(name) => text(format!("10.137.0.{}", vm.qid)),
+            "ip" if self.networked(name) => {
+                let (second, number) = self.number(name);
+                let (third, last) = match number {
+                    ..255 => (number >> 8, number & 255),
+                    _ => ((number - 1) / 254, (number - 1) % 254 + 1),
+                };
+                text(format!("10.{second}.{third}.{last}"))
+            }
             "ip6" if self.networked(name) && self.ipv6(name) => {
-                text(format!("fd09:24ef:4179::a89:{:x}", vm.qid))
+                let (second, number) = self.number(name);
+                let second = if second == 138 { "a8a" } else { "a89" };
+                text(format!("fd09:24ef:4179::{second}:{number:x}"))
             }
             "visible_ip" => return self.value(name, "ip"),
             "visible_ip6" => return self.value(name, "ip6"),
@@ -250,6 +259,15 @@ impl Oracle {
 
     fn networked(&self, name: &str) -> bool {
         self.flag(name, "provides_network") || self.netvm(name).is_some()
+    }
+
+    /// What addresses are made of: their second byte and the number in it.
+    fn number(&self, name: &str) -> (u32, i64) {
+        let vm = &self.vms[name];
+        match vm.set.get("dispid") {
+            Some(Value::Int(dispid)) => (138, *dispid),
+            _ => (137, vm.qid.into()),
+        }
     }
 
     fn ipv6(&self, name: &str) -> bool {

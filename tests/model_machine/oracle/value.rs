@@ -60,9 +60,6 @@ impl Oracle {
 
     /// A client's text as a value of a property `of` somebody, before the property's own rules.
     pub(super) fn parse(&self, property: &str, kind: Type, payload: &str) -> Result<Value, Refused> {
-        if !payload.is_ascii() {
-            return refused("QubesValueError", "Non-ASCII bytes in property value");
-        }
         match kind {
             Type::Str if payload.bytes().all(|b| matches!(b, 0x20..=0x7e | 0x09..=0x0d)) => Ok(text(payload)),
             Type::Str => refused("QubesValueError", "Invalid characters in property value"),
