@@ -14,6 +14,7 @@ use libvirt_qubes::ids::{KernelVersion, PoolName, Vdev, VmName, VolumeName};
 use libvirt_qubes::qubes::firewall::{Rule, xml};
 use libvirt_qubes::qubes::ids::{Colour, FeatureName, FeatureValue, LabelName, Tag};
 use libvirt_qubes::qubes::notes::NotesText;
+use libvirt_qubes::qubes::qubes_xml::{Document, print, read};
 use mgmt_rpc::args::{
     Create, CreateInPool, Device, DisposableAnswer, Flag, NewClone, NewVm, PoolOptions, PoolRevisions,
     Preload, PropertyText, RuleLine, RuleLines, ShutdownOptions,
@@ -85,6 +86,11 @@ entries! {
         "<firewall version=\"2\"><rules><rule><properties><property name=\"action\">accept</property></properties></rule></rules></firewall>",
         "<QubesFirewallRules policy=\"deny\" dns=\"allow\" icmp=\"allow\"><rule address=\"1.2.3.4\" netmask=\"24\" proto=\"tcp\" port=\"443\"/></QubesFirewallRules>"];
     notes: notes, ["a note\n", "\u{202e}\u{7}x", ""];
+    qubes_xml: qubes_xml, ["<?xml version=\"1.0\" encoding=\"utf-8\"?><qubes><labels><label id=\"label-1\" color=\"0xcc0000\">red</label></labels>\
+        <properties><property name=\"default_netvm\" ref=\"x\"/></properties><domains><domain id=\"domain-1\" class=\"AppVM\"><properties>\
+        <property name=\"name\">a &amp; b</property></properties><features><feature name=\"gui\"/></features><tags><tag name=\"t\"/></tags>\
+        <devices class=\"pci\"><device backend-domain=\"dom0\" id=\"00_14.0\"><option name=\"o\">v</option></device></devices>\
+        <volume-config><volume name=\"root\" pool=\"p\" rw=\"True\"/></volume-config></domain></domains></qubes>"];
     shutdown: shutdown, ["force", "force+wait", "wait+wait"];
     device: device, ["dom0+/var/tmp/x%20y", "sys-usb+2-1", "dom0+/a/../b"];
     call: dispatch::call, ["mgmt.vm.List+ dom0 name dom0\0", "admin.vm.property.Set+memory dom0 name work\x00500",
@@ -236,6 +242,20 @@ fn firewall_rules(bytes: &[u8]) {
 fn firewall_xml(bytes: &[u8]) {
     if let Ok(rules) = xml::read(bytes) {
         assert_eq!(xml::read(xml::write(&rules).as_bytes()).expect("what is written is read"), rules);
+    }
+}
+
+fn qubes_xml(bytes: &[u8]) {
+    let printed = |document: &Document| {
+        let mut text = Vec::new();
+        print::print(document, &mut text).expect("memory takes it");
+        text
+    };
+    if let Ok((document, _)) = read::read(bytes) {
+        let text = printed(&document);
+        let (again, _) = read::read(&text).expect("what is printed is read");
+        // Lines are others; everything else is the same.
+        assert_eq!(printed(&again), text);
     }
 }
 
