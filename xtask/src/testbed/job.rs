@@ -19,9 +19,21 @@ pub(crate) struct Job {
     /// Limit for boot and script together.
     pub(crate) timeout: Duration,
     pub(crate) memory: Memory,
+    pub(crate) clock: Clock,
     /// Sizes in bytes of empty virtio disks: the first carries `/pool`, the others are `/dev/vdb` and so on: for tests that want a
     /// disk of their own.
     pub(crate) disks: Vec<u64>,
+}
+
+/// What the machine's clock goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// The host's time. On a busy host a Linux guest with hardware virtualisation can get its next tick before it is done with the
+    /// last one, and stand still; or die of one that comes while QEMU leaves or enters it.
+    Host,
+    /// Instructions, of 4 ns each; the host's time while none runs. Ticks come as often in the machine's work on a busy
+    /// host as on an idle one. The machine's processors share one thread: it takes up to three times as long.
+    Instructions,
 }
 
 /// Memory in MiB.
@@ -40,6 +52,7 @@ impl Default for Job {
             script: String::new(),
             timeout: Duration::from_mins(10),
             memory: Memory { machine: 4096, dom0: 1024 },
+            clock: Clock::Host,
             disks: vec![8 << 30, 8 << 30],
         }
     }

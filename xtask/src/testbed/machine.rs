@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::folder::Folder;
 use super::image::Image;
-use super::job::{End, Job, Memory};
+use super::job::{Clock, End, Job, Memory};
 use crate::cmd;
 
 /// dom0 is ready after 6 to 9 s on an idle machine, and after minutes where others want the same two cores.
@@ -21,11 +21,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// QEMU's processor has neither RDRAND nor nested paging by default: without the one, each `xl create` waits seconds
 /// for entropy; without the other, there are no PVH guests.
 const PROCESSOR: &str = "qemu64,+svm,+npt,+rdrand";
-/// The machine's clock counts instructions, of 4 ns each (2^2): its timers come as often in its work on a busy host as on
-/// an idle one. With a clock of the host's, a Linux guest with hardware virtualisation gets the next tick before it is
-/// done with the last one, or dies of one that comes while QEMU leaves or enters it. While nothing runs, the clock
-/// goes with the host's.
-const CLOCK: &str = "shift=2,sleep=on";
 /// No comma: QEMU parts multiboot modules by it.
 const DOM0_OPTIONS: &str = "console=hvc0 quiet mitigations=off random.trust_cpu=on";
 
@@ -42,6 +37,7 @@ pub(crate) enum Serial {
 pub(crate) fn command(
     image: &Image,
     memory: &Memory,
+    clock: Clock,
     folder: &Folder,
     disks: &[PathBuf],
     serial: Serial,
@@ -50,7 +46,11 @@ pub(crate) fn command(
     let mut command = cmd::program("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     // never `kvm:tcg`: Xen does not start on every KVM there is
-    command.args(["-accel", "tcg,thread=single", "-icount", CLOCK]);
+    match clock {
+        Clock::Host => command.args(["-accel", "tcg,thread=multi"]),
+        // one instruction is 2^2 ns
+        Clock::Instructions => command.args(["-accel", "tcg,thread=single", "-icount", "shift=2,sleep=on"]),
+    };
     command.args(["-machine", "pc", "-cpu", PROCESSOR, "-smp", "2"]);
     command.args(["-m", &format!("{}M", memory.machine), "-display", "none", "-nic", "none", "-no-reboot"]);
     command.arg("-kernel").arg(&image.xen);
@@ -198,7 +198,7 @@ impl Follow {
 mod tests {
     use super::*;
 
-    fn arguments(serial: Serial, disks: &[PathBuf]) -> Vec<String> {
+    fn arguments(clock: Clock, serial: Serial, disks: &[PathBuf]) -> Vec<String> {
         let image = Image::at(Path::new("/t/a,b"));
         let memory = Memory { machine: 2048, dom0: 512 };
         let place = std::env::temp_dir().join(format!(
@@ -207,7 +207,7 @@ mod tests {
             std::process::id()
         ));
         let folder = Folder::create(&place).unwrap();
-        let command = command(&image, &memory, &folder, disks, serial);
+        let command = command(&image, &memory, clock, &folder, disks, serial);
         drop(folder);
         fs::remove_dir(&place).unwrap();
         command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
@@ -220,9 +220,8 @@ mod tests {
 
     #[test]
     fn the_machine_is_emulated_and_dom0s_memory_is_bounded() {
-        let arguments = arguments(Serial::Log, &[]);
-        assert_eq!(value(&arguments, "-accel"), "tcg,thread=single");
-        assert_eq!(value(&arguments, "-icount"), "shift=2,sleep=on");
+        let arguments = arguments(Clock::Host, Serial::Log, &[]);
+        assert_eq!(value(&arguments, "-accel"), "tcg,thread=multi");
         assert_eq!(value(&arguments, "-m"), "2048M");
         assert!(value(&arguments, "-append").contains("dom0_mem=512M,max:512M"));
         assert!(
@@ -233,8 +232,15 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_counts_instructions_wants_one_thread() {
+        let arguments = arguments(Clock::Instructions, Serial::Log, &[]);
+        assert_eq!(value(&arguments, "-accel"), "tcg,thread=single");
+        assert_eq!(value(&arguments, "-icount"), "shift=2,sleep=on");
+    }
+
+    #[test]
     fn the_one_single_comma_between_modules_parts_kernel_and_initramfs() {
-        let modules = value(&arguments(Serial::Log, &[]), "-initrd");
+        let modules = value(&arguments(Clock::Host, Serial::Log, &[]), "-initrd");
         let single = modules.replace(",,", "");
         assert_eq!(single.matches(',').count(), 1, "{modules}");
         assert!(
@@ -245,7 +251,7 @@ mod tests {
 
     #[test]
     fn disks_are_attached_in_order_and_the_terminal_gets_a_monitor() {
-        let arguments = arguments(Serial::Terminal, &["/d0".into(), "/d1".into()]);
+        let arguments = arguments(Clock::Host, Serial::Terminal, &["/d0".into(), "/d1".into()]);
         let drives: Vec<_> = arguments.iter().filter(|word| word.starts_with("file=")).collect();
         assert!(drives[0].starts_with("file=/d0,") && drives[1].starts_with("file=/d1,"));
         assert_eq!(value(&arguments, "-mon"), "chardev=c");

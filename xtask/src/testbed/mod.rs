@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use job::{End, Job, Outcome};
+pub(crate) use job::{Clock, End, Job, Outcome};
 
 use crate::setup::{self, Need};
 use crate::{cmd, workspace};
@@ -72,7 +72,7 @@ impl Testbed {
         let folder = self.lay_out(job)?;
         folder.write("run.sh", &job.script)?;
         let disks = disks(&folder, job)?;
-        let mut command = machine::command(&self.image, &job.memory, &folder, &disks, Serial::Log);
+        let mut command = machine::command(&self.image, &job.memory, job.clock, &folder, &disks, Serial::Log);
         let run = machine::run(&mut command, &folder, job)?;
         let console = fs::read(folder.console()).context("cannot read the console's log")?;
         fs::write(self.console_log(), &console).context("cannot keep the console's log")?;
@@ -159,7 +159,8 @@ pub(crate) fn shell() -> Result<ExitCode> {
     let folder = testbed.lay_out(&job)?;
     folder.write("shell", "")?;
     let disks = disks(&folder, &job)?;
-    let mut command = machine::command(&testbed.image, &job.memory, &folder, &disks, Serial::Terminal);
+    let mut command =
+        machine::command(&testbed.image, &job.memory, job.clock, &folder, &disks, Serial::Terminal);
     let end = machine::attend(&mut command, &folder.share())?;
     let End::Exited(status) = end else { bail!("{end}") };
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
