@@ -35,11 +35,18 @@ fn xl_state(name: &str) -> Option<String> {
     line.split_whitespace().nth(4).map(str::to_owned)
 }
 
-/// How many domains, loop devices and xenstore nodes there are.
-fn host_has() -> (usize, usize, usize) {
+/// Domains, loop devices, and nodes of xenstore but for those that the first domain of a boot leaves for all others: of
+/// backends of a kind, without a number.
+fn host_has() -> (usize, usize, Vec<String>) {
     let domains = output("xl", &["list"]).lines().count();
     let loops = output("losetup", &["-n", "-O", "NAME"]).lines().count();
-    (domains, loops, output("xenstore-ls", &["-f"]).lines().count())
+    let nodes = output("xenstore-ls", &["-f"]);
+    let paths = nodes.lines().filter_map(|line| line.split(" = ").next());
+    let stays = |path: &str| match path.strip_prefix("/local/domain/0/backend") {
+        Some(below) => below.split('/').count() <= 2,
+        None => path.matches('/').count() == 1,
+    };
+    (domains, loops, paths.filter(|path| !stays(path)).map(str::to_owned).collect())
 }
 
 fn guests() -> PathBuf {
