@@ -4,6 +4,7 @@
 //! nothing but what names on disk say. [`Storage`] is the way in: it runs the blocking drivers on threads with a
 //! bound, and takes the locks of volumes. It knows no VM, no event and no database.
 
+mod about;
 mod backing;
 mod config;
 mod driver;

@@ -18,6 +18,39 @@ pub enum ImportSize {
     AsItComes,
 }
 
+/// What every driver holds an import to. Errors are reasons, in the words that clients are told.
+impl ImportSize {
+    /// Data up to this many bytes may come.
+    pub(super) fn admits(self, bytes: u64) -> std::result::Result<(), String> {
+        match self {
+            Self::Exactly(size) if bytes > size.get() => {
+                Err(format!("too much data (expected {size} bytes)"))
+            }
+            Self::Exactly(_) | Self::AsItComes => Ok(()),
+        }
+    }
+
+    /// So much is all that has come.
+    pub(super) fn is_met_by(self, came: ByteSize) -> std::result::Result<(), String> {
+        match self {
+            Self::Exactly(size) if came < size => {
+                Err(format!("not enough data (copied {came} bytes, expected {size} bytes)"))
+            }
+            Self::AsItComes if came.get() == 0 => Err("no data came".to_owned()),
+            Self::Exactly(_) | Self::AsItComes => Ok(()),
+        }
+    }
+
+    /// The size of an import that can still be handed out, when `came` bytes have come.
+    pub(super) fn to_hand_out(self, came: u64) -> std::result::Result<ByteSize, String> {
+        match self {
+            Self::AsItComes => Err("the size is not known".to_owned()),
+            Self::Exactly(_) if came != 0 => Err("data has come already".to_owned()),
+            Self::Exactly(size) => Ok(size),
+        }
+    }
+}
+
 /// An import under way: data goes to a place of its own and becomes the volume's state as a whole, at
 /// [`finish`](ImportWriter::finish), or not at all. Every method blocks. Dropped, it is aborted.
 ///

@@ -9,6 +9,7 @@ use super::names::{self, Image};
 use super::place::{Found, Place};
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
+use crate::storage::about::About;
 use crate::storage::sparse::SparseWriter;
 use crate::storage::uses::Importing;
 use crate::storage::{Export, ImportSize, ImportWriter, Job, VolumeId, VolumeSpec};
@@ -114,11 +115,7 @@ impl ImageImport {
             return Err(place.refuse(Kind::Invalid, "the import has ended"));
         };
         let after = writer.position().saturating_add(more);
-        if let ImportSize::Exactly(size) = self.size
-            && after > size.get()
-        {
-            return Err(place.refuse(Kind::Invalid, format!("too much data (expected {size} bytes)")));
-        }
+        self.size.admits(after).map_err(|why| place.refuse(Kind::Invalid, why))?;
         place.whole_sectors(ByteSize::bytes(after))?;
         Ok(writer)
     }
@@ -137,14 +134,9 @@ impl ImportWriter for ImageImport {
     }
 
     fn hand_out(&mut self) -> Result<PathBuf> {
-        let at_start = self.room(0)?.position() == 0;
+        let came = self.room(0)?.position();
         let place = self.target.place();
-        let ImportSize::Exactly(size) = self.size else {
-            return Err(place.refuse(Kind::Invalid, "the size is not known"));
-        };
-        if !at_start {
-            return Err(place.refuse(Kind::Invalid, "data has come already"));
-        }
+        let size = self.size.to_hand_out(came).map_err(|why| place.refuse(Kind::Invalid, why))?;
         let size = place.whole_sectors(size)?;
         if let Some(writer) = self.writer.take() {
             writer.finish(size.get()).at(Op::ImportVolume, &self.target.id)?;
@@ -167,16 +159,7 @@ impl ImportWriter for ImageImport {
         }
         let came = ByteSize::bytes(self.room(0)?.position());
         let place = self.target.place();
-        match self.size {
-            ImportSize::Exactly(size) if came < size => {
-                let why = format!("not enough data (copied {came} bytes, expected {size} bytes)");
-                return Err(place.refuse(Kind::Invalid, why));
-            }
-            ImportSize::AsItComes if came.get() == 0 => {
-                return Err(place.refuse(Kind::Invalid, "no data came"));
-            }
-            ImportSize::Exactly(_) | ImportSize::AsItComes => {}
-        }
+        self.size.is_met_by(came).map_err(|why| place.refuse(Kind::Invalid, why))?;
         let size = place.whole_sectors(came)?;
         if let Some(writer) = self.writer.take() {
             writer.finish(size.get()).at(Op::ImportVolume, &self.target.id)?;

@@ -12,6 +12,7 @@ use super::place::{CopyInto, Found, NearFull, Place, is_untouched_copy, same_fil
 use crate::config::Access;
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
+use crate::storage::about::About;
 use crate::storage::{Ending, Job, Recovered, Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec};
 
 impl Place<'_> {

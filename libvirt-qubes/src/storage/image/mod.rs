@@ -54,6 +54,7 @@ use super::{
 };
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::ids::{ByteSize, VmName};
+use crate::storage::about::About;
 
 /// Whether `setup` tries if the file system can share blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,9 @@ use super::names::{self, Automatic, Image, Named};
 use super::{Copy, Method, Shared};
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::ids::ByteSize;
-use crate::storage::{Export, Job, VolumeId, VolumeKind, VolumeSpec};
+use crate::storage::about::About;
+use crate::storage::uses::Uses;
+use crate::storage::{Export, Job, VolumeId};
 
 pub(super) struct Place<'a> {
     pub(super) shared: &'a Shared,
@@ -59,6 +61,16 @@ pub(super) fn is_untouched_copy(copy: &Metadata, image: &Metadata) -> bool {
     copy.len() == image.len() && copy.mtime() == image.mtime() && copy.mtime_nsec() == image.mtime_nsec()
 }
 
+impl About for Place<'_> {
+    fn about(&self) -> (Op, &VolumeId) {
+        (self.op, self.id)
+    }
+
+    fn uses(&self) -> &Uses {
+        &self.shared.uses
+    }
+}
+
 impl<'a> Place<'a> {
     pub(super) fn new(shared: &'a Shared, id: &'a VolumeId, op: Op) -> Self {
         let dir = shared.dir.join(id.group.as_str()).join(id.owner.as_str());
@@ -71,32 +83,6 @@ impl<'a> Place<'a> {
 
     pub(super) fn path(&self, image: &Image) -> PathBuf {
         self.dir.join(image.file_name(&self.id.volume))
-    }
-
-    /// An error about this volume, with words that say what to do.
-    pub(super) fn refuse(&self, kind: Kind, why: impl Into<String>) -> Error {
-        Error::new(kind, self.op, self.id).because(why.into())
-    }
-
-    pub(super) fn persistent(&self, spec: &VolumeSpec) -> Result<()> {
-        match spec.kind {
-            VolumeKind::Origin => Ok(()),
-            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => {
-                Err(self.refuse(Kind::Unsupported, "the volume is not persistent"))
-            }
-            VolumeKind::Kernel { .. } => Err(self.no_kernels()),
-        }
-    }
-
-    pub(super) fn no_kernels(&self) -> Error {
-        self.refuse(Kind::Unsupported, "kernels lie in a pool of the driver linux-kernel")
-    }
-
-    pub(super) fn not_importing(&self) -> Result<()> {
-        if self.shared.uses.is_importing(self.id) {
-            return Err(self.refuse(Kind::Busy, format!("Import operation in progress on {}", self.id)));
-        }
-        Ok(())
     }
 
     pub(super) fn missing(&self) -> Error {

@@ -9,6 +9,7 @@ use super::names::{Automatic, Image, RevisionName};
 use super::place::{CopyInto, NearFull, Place, same_file};
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
+use crate::storage::about::About;
 use crate::storage::{Export, Job, Revision, RevisionId, Revisions, VolumeId, VolumeSpec};
 
 /// A revision that is there.

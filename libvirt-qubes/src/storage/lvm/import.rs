@@ -12,6 +12,7 @@ use super::place::{Found, Place, Worth};
 use super::room::Need;
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
+use crate::storage::about::About;
 use crate::storage::sparse::{self, SparseWriter};
 use crate::storage::uses::Importing;
 use crate::storage::{Export, ImportSize, ImportWriter, Job, Progress, VolumeId, VolumeSpec};
@@ -154,11 +155,7 @@ impl LvmImport {
             return Err(place.refuse(Kind::Invalid, "the import has ended"));
         };
         let after = writer.position().saturating_add(more);
-        if let ImportSize::Exactly(size) = self.size
-            && after > size.get()
-        {
-            return Err(place.refuse(Kind::Invalid, format!("too much data (expected {size} bytes)")));
-        }
+        self.size.admits(after).map_err(|why| place.refuse(Kind::Invalid, why))?;
         if after > self.room {
             let size = place.whole_extents(ByteSize::bytes(after.max(self.room.saturating_mul(2))))?;
             let lv = place.names.lv(Role::Import);
@@ -182,14 +179,9 @@ impl ImportWriter for LvmImport {
     }
 
     fn hand_out(&mut self) -> Result<PathBuf> {
-        let at_start = self.room(0)?.position() == 0;
+        let came = self.room(0)?.position();
         let place = self.target.place()?;
-        let ImportSize::Exactly(_) = self.size else {
-            return Err(place.refuse(Kind::Invalid, "the size is not known"));
-        };
-        if !at_start {
-            return Err(place.refuse(Kind::Invalid, "data has come already"));
-        }
+        self.size.to_hand_out(came).map_err(|why| place.refuse(Kind::Invalid, why))?;
         if !self.target.shared.geometry(Op::ImportVolume)?.zeroes {
             let why = "the thin pool does not wipe its chunks: only the daemon itself writes to it, send the data there";
             return Err(place.refuse(Kind::Unsupported, why));
@@ -211,16 +203,7 @@ impl ImportWriter for LvmImport {
         }
         let came = ByteSize::bytes(self.room(0)?.position());
         let place = self.target.place()?;
-        match self.size {
-            ImportSize::Exactly(size) if came < size => {
-                let why = format!("not enough data (copied {came} bytes, expected {size} bytes)");
-                return Err(place.refuse(Kind::Invalid, why));
-            }
-            ImportSize::AsItComes if came.get() == 0 => {
-                return Err(place.refuse(Kind::Invalid, "no data came"));
-            }
-            ImportSize::Exactly(_) | ImportSize::AsItComes => {}
-        }
+        self.size.is_met_by(came).map_err(|why| place.refuse(Kind::Invalid, why))?;
         let size = place.whole_extents(came)?;
         let Some(writer) = self.writer.take() else {
             return Err(place.refuse(Kind::Invalid, "the import has ended"));

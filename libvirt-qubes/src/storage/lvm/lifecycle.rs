@@ -9,6 +9,7 @@ use super::room::Need;
 use crate::config::Access;
 use crate::error::{At, Kind, Result};
 use crate::ids::ByteSize;
+use crate::storage::about::About;
 use crate::storage::{
     Ending, Job, Recovered, RevisionsToKeep, Started, VolumeId, VolumeInfo, VolumeKind, VolumeSpec,
 };

@@ -71,6 +71,7 @@ use super::{
 };
 use crate::error::{Error, Kind, Op, Result};
 use crate::ids::ByteSize;
+use crate::storage::about::About;
 
 /// The largest chunk that an import holds in memory, of pools that do not wipe chunks.
 const LARGEST_CHUNK: u64 = 16 << 20;

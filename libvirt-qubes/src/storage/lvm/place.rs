@@ -9,7 +9,9 @@ use super::op::{AT_ONCE, LvOp};
 use super::report::Lv;
 use super::runner::Failed;
 use crate::error::{At, Error, Kind, Op, Result};
-use crate::storage::{Export, VolumeId, VolumeKind, VolumeSpec};
+use crate::storage::about::About;
+use crate::storage::uses::Uses;
+use crate::storage::{Export, VolumeId};
 
 pub(super) struct Place<'a> {
     pub(super) shared: &'a std::sync::Arc<Shared>,
@@ -82,37 +84,21 @@ impl Found {
     }
 }
 
+impl About for Place<'_> {
+    fn about(&self) -> (Op, &VolumeId) {
+        (self.op, self.id)
+    }
+
+    fn uses(&self) -> &Uses {
+        &self.shared.uses
+    }
+}
+
 impl<'a> Place<'a> {
     pub(super) fn new(shared: &'a std::sync::Arc<Shared>, id: &'a VolumeId, op: Op) -> Result<Self> {
         let names =
             Names::of(shared.pool.vg(), id).map_err(|bad| Error::new(Kind::Invalid, op, id).because(bad))?;
         Ok(Self { shared, id, op, names })
-    }
-
-    /// An error about this volume, with words that say what to do.
-    pub(super) fn refuse(&self, kind: Kind, why: impl Into<String>) -> Error {
-        Error::new(kind, self.op, self.id).because(why.into())
-    }
-
-    pub(super) fn persistent(&self, spec: &VolumeSpec) -> Result<()> {
-        match spec.kind {
-            VolumeKind::Origin => Ok(()),
-            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => {
-                Err(self.refuse(Kind::Unsupported, "the volume is not persistent"))
-            }
-            VolumeKind::Kernel { .. } => Err(self.no_kernels()),
-        }
-    }
-
-    pub(super) fn no_kernels(&self) -> Error {
-        self.refuse(Kind::Unsupported, "kernels lie in a pool of the driver linux-kernel")
-    }
-
-    pub(super) fn not_importing(&self) -> Result<()> {
-        if self.shared.uses.is_importing(self.id) {
-            return Err(self.refuse(Kind::Busy, format!("Import operation in progress on {}", self.id)));
-        }
-        Ok(())
     }
 
     /// Written in place, or not there at all.

@@ -5,6 +5,7 @@ use super::names::Role;
 use super::place::{Found, Place, Worth};
 use super::room::Need;
 use crate::error::{Kind, Op, Result};
+use crate::storage::about::About;
 use crate::storage::{Job, Revision, RevisionId, Revisions, VolumeId, VolumeSpec};
 
 impl Revisions for LvmDriver {
