@@ -124,7 +124,7 @@ impl Host {
             }
         }
         let mut view = HostView::unknown(naming(&storage));
-        let kernel_pools = model.pools().filter(|pool| &*pool.driver == "linux-kernel");
+        let kernel_pools = model.pools().filter(|pool| pool.holds_kernels());
         let kernel_pools: Vec<_> = kernel_pools.map(|pool| pool.name.clone()).collect();
         view.kernels = Arc::new(settings::kernels(&storage, &kernel_pools).await);
         match hypervisor.facts().await {

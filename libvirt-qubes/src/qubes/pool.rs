@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::PoolName;
+use crate::storage::DriverKind;
 
 /// A storage pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,4 +18,11 @@ pub struct Pool {
     pub options: BTreeMap<Arc<str>, Arc<str>>,
     /// Its place in the order of definition.
     pub position: u32,
+}
+
+impl Pool {
+    /// Whether it is one of kernels; any other is one of volumes.
+    pub fn holds_kernels(&self) -> bool {
+        &*self.driver == DriverKind::LinuxKernel.as_str()
+    }
 }

@@ -24,7 +24,7 @@ use super::write::Write;
 use crate::config::DiskSpec;
 use crate::error::{Kind, Result};
 use crate::hypervisor::{DomainInfo, DomainState, ShutdownReason};
-use crate::storage::{Volume, VolumeGroup, VolumeId};
+use crate::storage::{Recovered, Volume, VolumeGroup, VolumeId};
 
 /// As many VMs recover at a time.
 const AT_A_TIME: usize = 4;
@@ -212,9 +212,11 @@ async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
     for volume in &vm.volumes {
         let Ok(placed) = volumes::place(&seen, vm, volume) else { continue };
         match host.storage.recover(&placed).await {
-            Ok(crate::storage::Recovered::Clean) => host.note_size(vm, volume, &placed).await,
             Ok(found) => {
-                tracing::info!(vm = %vm.name, volume = %volume.name, ?found, "volume recovered");
+                if found != Recovered::Clean {
+                    tracing::info!(vm = %vm.name, volume = %volume.name, ?found, "volume recovered");
+                }
+                // A crash may have come between a change of its size on disk and in the model.
                 host.note_size(vm, volume, &placed).await;
             }
             Err(error) => {

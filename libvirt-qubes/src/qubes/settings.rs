@@ -70,7 +70,7 @@ impl Host {
 
     fn kernel_pools(&self) -> Vec<PoolName> {
         let seen = self.snapshot();
-        let kernel_pools = seen.model.pools().filter(|pool| &*pool.driver == "linux-kernel");
+        let kernel_pools = seen.model.pools().filter(|pool| pool.holds_kernels());
         kernel_pools.map(|pool| pool.name.clone()).collect()
     }
 }

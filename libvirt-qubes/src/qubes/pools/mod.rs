@@ -64,7 +64,7 @@ impl Pool {
         let given = self.options.iter().filter(|(key, _)| !options::IS_HIDDEN.contains(&&***key));
         let mut shown: Vec<(String, String)> =
             given.map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        if &*self.driver != "linux-kernel" {
+        if !self.holds_kernels() {
             let mut default = |key: &str, value: &str| {
                 if !shown.iter().any(|(known, _)| known == key) {
                     shown.push((key.to_owned(), value.to_owned()));

@@ -6,7 +6,6 @@ use super::super::class::VolumeKind;
 use super::super::host::Host;
 use super::super::index::Occupant;
 use super::super::model::Model;
-use super::super::pool::Pool;
 use super::super::refusal::{HostError, Refusal};
 use super::super::volumes;
 use super::{Named, VolumeRefusal};
@@ -73,7 +72,7 @@ impl Host {
     pub async fn pool_volumes(&self, pool: &str) -> Result<Vec<(String, PoolVolume)>, HostError> {
         let seen = self.snapshot();
         let pool = seen.model.find_pool(pool)?;
-        if is_of_kernels(pool) {
+        if pool.holds_kernels() {
             let kernels = self.storage.kernels(&pool.name).await?;
             return Ok(kernels.into_iter().map(|v| (v.to_string(), PoolVolume::Kernel(v))).collect());
         }
@@ -89,7 +88,7 @@ impl Host {
         let seen = self.snapshot();
         let pool = seen.model.find_pool(pool)?;
         let missing = || Refusal::from(VolumeRefusal::NoSuchVid { vid: vid.to_owned() });
-        if is_of_kernels(pool) {
+        if pool.holds_kernels() {
             let kernels = self.storage.kernels(&pool.name).await?;
             let found = kernels.into_iter().find(|version| version.as_str() == vid);
             return Ok(PoolVolume::Kernel(found.ok_or_else(missing)?));
@@ -181,10 +180,6 @@ impl Host {
             info => Ok(info?),
         }
     }
-}
-
-fn is_of_kernels(pool: &Pool) -> bool {
-    &*pool.driver == "linux-kernel"
 }
 
 fn is_kernel(placed: &Volume) -> bool {

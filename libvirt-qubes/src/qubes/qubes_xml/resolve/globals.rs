@@ -111,7 +111,7 @@ impl Resolving<'_> {
             }
         }
         let of_volumes = self.default_pool().cloned();
-        let of_kernels = self.model.pools().find(|pool| &*pool.driver == "linux-kernel").cloned();
+        let of_kernels = self.model.pools().find(|pool| pool.holds_kernels()).cloned();
         for (global, pool) in [(Global::DefaultPool, of_volumes), (Global::DefaultPoolKernel, of_kernels)] {
             if let (None, Some(pool)) = (self.model.global(global), pool) {
                 let text = format!("not in the file; pool {:?} chosen", pool.name.as_str());
@@ -124,7 +124,7 @@ impl Resolving<'_> {
     /// The pool of new volumes where the file names none: the one called `default`, else the one in
     /// `/var/lib/qubes`, else `varlibqubes`, else the first that holds volumes.
     fn default_pool(&self) -> Option<&Arc<Pool>> {
-        let of_volumes = || self.model.pools().filter(|pool| &*pool.driver != "linux-kernel");
+        let of_volumes = || self.model.pools().filter(|pool| !pool.holds_kernels());
         let in_place = || {
             of_volumes().find(|pool| {
                 let dir = pool.options.get("dir_path").map(|dir| dir.trim_end_matches('/'));

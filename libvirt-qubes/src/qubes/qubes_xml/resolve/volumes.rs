@@ -61,7 +61,7 @@ impl Resolving<'_> {
             Some(pool) => self.model.pool(pool).ok_or_else(|| format!("there is no pool {pool:?}"))?.clone(),
             None => self.usual_pool(vm, name, snap)?,
         };
-        let kind = match (&*pool.driver == "linux-kernel", snap, save) {
+        let kind = match (pool.holds_kernels(), snap, save) {
             (true, ..) => VolumeKind::Kernel,
             (false, false, true) => VolumeKind::Origin,
             (false, true, false) => VolumeKind::Snapshot,
