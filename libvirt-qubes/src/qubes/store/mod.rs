@@ -267,6 +267,8 @@ fn connect(path: &PathBuf) -> Result<Connection> {
     pragma(&db, path, "journal_size_limit", "4194304")?;
     // The log's file stays; `Store::close` folds it.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).at_store(name)?;
+    // Without this, a prepared statement is planned again for each new value.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).at_store(name)?;
     db.set_prepared_statement_cache_capacity(64);
     Ok(db)
 }
