@@ -34,6 +34,7 @@ const END: &str = "<!-- cargo xtask bench: end -->";
 /// What was measured with one number of VMs.
 #[derive(Clone, Copy, Debug, Default)]
 struct Figures {
+    import: Duration,
     start: Duration,
     list: Duration,
     get_all: Duration,
@@ -41,18 +42,22 @@ struct Figures {
     set: Duration,
     /// One of many at once.
     set_shared: Duration,
+    /// Both.
+    create_remove: Duration,
 }
 
 /// A row of the table: its name, and the figure.
 type Row = (&'static str, fn(&Figures) -> Duration);
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 8] = [
+    ("`mgmtd import`", |figures| figures.import),
     ("start to ready", |figures| figures.start),
     ("`vm.List`, every VM", |figures| figures.list),
     ("`vm.property.GetAll`, one VM", |figures| figures.get_all),
     ("`vm.property.Get`", |figures| figures.get),
     ("`vm.property.Set`, durable", |figures| figures.set),
     ("the same, 64 clients at once, each", |figures| figures.set_shared),
+    ("`vm.Create.AppVM` and `vm.Remove`", |figures| figures.create_remove),
 ];
 
 /// Measures, prints, and writes the page.
@@ -101,6 +106,7 @@ fn measure(mgmtd: &Path, folder: &Path, size: usize) -> Result<Figures> {
         command.arg(folder.join("state")).arg("--socket").arg(folder.join("socket"));
         command
     };
+    let begun = Instant::now();
     cmd::run(
         Command::new(mgmtd)
             .args(["--config", "/dev/null", "--state"])
@@ -108,6 +114,7 @@ fn measure(mgmtd: &Path, folder: &Path, size: usize) -> Result<Figures> {
             .arg("import")
             .arg(&file),
     )?;
+    let import = begun.elapsed();
     // The first start has the disk's cache to fill.
     drop(Running::start(daemon(folder))?);
     let mut starts = Vec::new();
@@ -123,8 +130,11 @@ fn measure(mgmtd: &Path, folder: &Path, size: usize) -> Result<Figures> {
         bail!("{lines} VMs after the import");
     }
     let vm = system::some_vm(size);
+    // There are 10,000 numbers for VMs.
+    call(&format!("admin.vm.Remove+ dom0 name {}\0", system::some_vm(size - 1)))?;
     let mut number = 400;
     let figures = Figures {
+        import,
         start: middle(starts),
         list: timed(|| call("admin.vm.List+ dom0 name dom0\0"))?,
         get_all: timed(|| call(&format!("admin.vm.property.GetAll+ dom0 name {vm}\0")))?,
@@ -134,6 +144,10 @@ fn measure(mgmtd: &Path, folder: &Path, size: usize) -> Result<Figures> {
             call(&format!("admin.vm.property.Set+memory dom0 name {vm}\0{number}"))
         })?,
         set_shared: at_once(&socket, &vm)?,
+        create_remove: timed(|| {
+            call("admin.vm.Create.AppVM+template-1 dom0 name dom0\0name=new label=red")?;
+            call("admin.vm.Remove+ dom0 name new\0")
+        })?,
     };
     drop(running);
     Ok(figures)
