@@ -85,7 +85,7 @@ fn fork_proven(prove: fn(), patience: impl Iterator<Item = Duration>) -> pid_t {
                 if is_proven(&proof, limit) {
                     return child;
                 }
-                tracing::warn!(target: "libxl", child, "a child was born into a lock: another is forked");
+                tracing::debug!(target: "libxl", child, "a child was born into a lock: another is forked");
                 // SAFETY: kill(2): a child of ours that nobody has waited for.
                 unsafe { libc::kill(child, libc::SIGKILL) };
                 reap(child);
