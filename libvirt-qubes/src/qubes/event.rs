@@ -271,6 +271,32 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// About how many bytes it takes to keep it, those that it shares with others counted in full. Only what a client
+    /// makes as long as it likes is looked at.
+    pub(super) fn weight(&self) -> usize {
+        let shown = |shown: &Option<Shown>| if let Some(Shown::Str(text)) = shown { text.len() } else { 0 };
+        let text = match self {
+            Self::DomainFeaturePreSet { feature, value, old }
+            | Self::DomainFeatureSet { feature, value, old } => {
+                let old = old.as_ref().map_or(0, |old| old.as_str().len());
+                feature.as_str().len() + value.as_str().len() + old
+            }
+            Self::PropertyPreSet(change)
+            | Self::PropertySet(change)
+            | Self::PropertyPreReset(change)
+            | Self::PropertyPreDel(change)
+            | Self::PropertyReset(change)
+            | Self::PropertyDel(change) => shown(&change.new) + shown(&change.old),
+            Self::DomainTagAdd { tag } | Self::DomainTagDelete { tag } => tag.as_str().len(),
+            Self::DomainFeaturePreDelete { feature } => feature.len(),
+            Self::DomainFeatureDelete { feature } => feature.as_str().len(),
+            Self::DomainStartFailed { reason: Reason::Failed(why) }
+            | Self::DomainShutdownFailed { reason: Reason::Failed(why) } => why.len(),
+            _ => 0,
+        };
+        size_of::<Numbered>() + size_of::<ModelEvent>() + text
+    }
+
     /// The VM that an event of the system names.
     pub fn named_vm(&self) -> Option<(Uuid, &VmName)> {
         if let Self::DomainAdd { vm, uuid }
@@ -326,4 +352,11 @@ pub struct Numbered {
     pub number: u64,
     /// The event.
     pub event: Arc<ModelEvent>,
+}
+
+impl Numbered {
+    /// About how many bytes it takes to keep it.
+    pub(super) fn weight(&self) -> usize {
+        self.event.kind.weight()
+    }
 }

@@ -15,7 +15,11 @@ use super::model::Model;
 use super::snapshot::{Cells, HostView, Run, Snapshot};
 use super::subscription::{Inbox, Subscription};
 
-/// Bounds of what is kept for subscribers.
+/// Bytes that an event may take on the average where many are kept: those of ordinary ones are a few hundred, of one
+/// with the longest value a client can set a hundred thousand.
+const BYTES_AN_EVENT: usize = 1024;
+
+/// Bounds of what is kept for subscribers. Long events count for several: each bound is also one of 1 KiB an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventLimits {
     /// Events that wait for one subscriber; past it, events are lost to it.
@@ -43,7 +47,22 @@ struct Order {
     /// Number of the last event that the history does not hold.
     before_history: u64,
     history: imbl::Vector<Arc<Numbered>>,
+    /// What the history takes.
+    weight: usize,
     subscribers: Vec<Arc<Inbox>>,
+}
+
+impl Order {
+    /// Adds to the history, and forgets the oldest where it gets too long.
+    fn remember(&mut self, events: Vec<Arc<Numbered>>, limit: usize) {
+        self.weight += events.iter().map(|event| event.weight()).sum::<usize>();
+        self.history.extend(events);
+        while self.history.len() > limit || self.weight > limit.saturating_mul(BYTES_AN_EVENT) {
+            let Some(oldest) = self.history.pop_front() else { break };
+            self.weight = self.weight.saturating_sub(oldest.weight());
+            self.before_history = oldest.number;
+        }
+    }
 }
 
 impl Sequencer {
@@ -56,6 +75,7 @@ impl Sequencer {
             order: Mutex::new(Order {
                 before_history: number,
                 history: imbl::Vector::new(),
+                weight: 0,
                 subscribers: Vec::new(),
             }),
         }
@@ -113,12 +133,7 @@ impl Sequencer {
             return;
         }
         order.subscribers.retain(|inbox| inbox.deliver(&events));
-        order.history.extend(events);
-        while order.history.len() > self.limits.history {
-            if let Some(oldest) = order.history.pop_front() {
-                order.before_history = oldest.number;
-            }
-        }
+        order.remember(events, self.limits.history);
     }
 
     /// Subscribes to the events that `wanted` lets pass, and gives the state before the first of them.
@@ -130,7 +145,7 @@ impl Sequencer {
         wanted: impl Fn(&ModelEvent) -> bool + Send + Sync + 'static,
     ) -> (Subscription, Arc<Snapshot>) {
         let mut order = self.order();
-        let inbox = Arc::new(Inbox::new(self.limits.queue, Box::new(wanted)));
+        let inbox = Arc::new(Inbox::new(self.limits.queue, BYTES_AN_EVENT, Box::new(wanted)));
         order.subscribers.push(inbox.clone());
         (Subscription::new(inbox, imbl::Vector::new()), self.latest.load_full())
     }
@@ -151,7 +166,7 @@ impl Sequencer {
         }
         let skip = usize::try_from(number - order.before_history).unwrap_or(usize::MAX);
         let missed = order.history.clone().split_off(skip.min(order.history.len()));
-        let inbox = Arc::new(Inbox::new(self.limits.queue, Box::new(wanted)));
+        let inbox = Arc::new(Inbox::new(self.limits.queue, BYTES_AN_EVENT, Box::new(wanted)));
         order.subscribers.push(inbox.clone());
         Some((Subscription::new(inbox, missed), latest))
     }
@@ -242,6 +257,23 @@ mod tests {
         assert_eq!(numbers(&mut subscription), [104, 105, 106]);
         assert_eq!(numbers(&mut all), [103, 104, 105, 106]);
         assert_eq!(numbers(&mut none), [106]);
+    }
+
+    #[test]
+    fn long_events_count_for_several_in_queues_and_in_the_history() {
+        let long = || {
+            let feature = "a".repeat(4 * BYTES_AN_EVENT);
+            ModelEvent::system(EventKind::DomainFeaturePreDelete { feature })
+        };
+        let sequencer = sequencer(EventLimits { queue: 10, history: 10 });
+        let (mut subscription, _) = sequencer.subscribe(|_| true);
+        sequencer.announce((0..5).map(|_| long()).collect());
+        assert_eq!(numbers(&mut subscription), [101, 102, 0]);
+        assert!(sequencer.subscribe_since(102, |_| true).is_none());
+        let (mut missed, _) = sequencer.subscribe_since(103, |_| true).unwrap();
+        assert_eq!(numbers(&mut missed), [104, 105]);
+        sequencer.announce((0..3).map(|_| event("a")).collect());
+        assert_eq!(numbers(&mut subscription), [106, 107, 108]);
     }
 
     #[test]

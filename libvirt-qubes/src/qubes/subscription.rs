@@ -27,18 +27,38 @@ pub enum Delivery {
 
 pub(super) struct Inbox {
     limit: usize,
+    bytes: usize,
     wanted: Wanted,
-    queue: Mutex<VecDeque<Delivery>>,
+    queue: Mutex<Queue>,
     filled: Notify,
     open: AtomicBool,
 }
 
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Delivery>,
+    /// What it takes.
+    weight: usize,
+}
+
+impl Queue {
+    fn pop(&mut self) -> Option<Delivery> {
+        let first = self.waiting.pop_front();
+        if let Some(Delivery::Event(event)) = &first {
+            self.weight = self.weight.saturating_sub(event.weight());
+        }
+        first
+    }
+}
+
 impl Inbox {
-    pub(super) fn new(limit: usize, wanted: Wanted) -> Self {
+    /// A queue of at most so many events, of so many bytes on the average.
+    pub(super) fn new(limit: usize, bytes_each: usize, wanted: Wanted) -> Self {
         Self {
             limit,
+            bytes: limit.saturating_mul(bytes_each),
             wanted,
-            queue: Mutex::new(VecDeque::new()),
+            queue: Mutex::new(Queue::default()),
             filled: Notify::new(),
             open: AtomicBool::new(true),
         }
@@ -66,23 +86,27 @@ impl Inbox {
 
     fn push(&self, event: &Arc<Numbered>) {
         let mut queue = self.queue();
-        if queue.len() < self.limit {
-            queue.push_back(Delivery::Event(event.clone()));
-        } else if let Some(Delivery::Lost { last, .. }) = queue.back_mut() {
+        let weight = queue.weight + event.weight();
+        // One event fits whatever it takes.
+        let fits = queue.waiting.is_empty() || (queue.waiting.len() < self.limit && weight <= self.bytes);
+        if fits {
+            queue.weight = weight;
+            queue.waiting.push_back(Delivery::Event(event.clone()));
+        } else if let Some(Delivery::Lost { last, .. }) = queue.waiting.back_mut() {
             *last = event.number;
         } else {
-            queue.push_back(Delivery::Lost { first: event.number, last: event.number });
+            queue.waiting.push_back(Delivery::Lost { first: event.number, last: event.number });
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Delivery>> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox").field("waiting", &self.queue().len()).finish_non_exhaustive()
+        f.debug_struct("Inbox").field("waiting", &self.queue().waiting.len()).finish_non_exhaustive()
     }
 }
 
@@ -115,13 +139,13 @@ impl Subscription {
                 return Some(Delivery::Event(event));
             }
         }
-        self.inbox.queue().pop_front()
+        self.inbox.queue().pop()
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.inbox.open.store(false, Ordering::Release);
-        self.inbox.queue().clear();
+        *self.inbox.queue() = Queue::default();
     }
 }
