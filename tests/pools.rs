@@ -49,6 +49,68 @@ impl Drop for InMemory {
     }
 }
 
+/// A command that notes which hook of which volume it is run for.
+const HOOK: &str = r#"#!/bin/sh
+echo "$3 $6" >> "$(dirname "$0")/log"
+"#;
+
+#[test]
+fn commands_around_a_pool_are_run_for_a_vms_life_and_before_its_first_use_after_a_restart() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (hook, log, pool) = (dir.path().join("hook"), dir.path().join("log"), dir.path().join("pool"));
+    std::fs::write(&hook, HOOK).unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let json = format!(
+        r#"{{"c": {{"bdriver": "file", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "{}", "post_volume_export_end": "-"}}}}"#,
+        pool.display(),
+        hook.display()
+    );
+    let file = dir.path().join("callback.json");
+    std::fs::write(&file, json).unwrap();
+    let ran = || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        std::fs::write(&log, "").unwrap();
+        text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    let config = Start::new().config(&format!("[storage]\ncallback_config = {:?}\n", file.to_str().unwrap()));
+    let daemon = config.clone().start();
+    template(&daemon);
+    assert_eq!(add(&daemon, "callback", "cb", "conf_id=c\n").ok(), "");
+    let payload = b"name=work label=red pool:private=cb";
+    assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+    let info = daemon.call("mgmt.vm.volume.Info", "work", "private", b"").ok();
+    assert!(info.contains("pool=cb\nvid=appvms/work/private\n"), "{info}");
+    start(&daemon, "work");
+    assert_eq!(
+        ran(),
+        [
+            "pre_setup",
+            "pre_volume_create private",
+            "post_volume_create private",
+            "pre_volume_start private",
+            "post_volume_start private"
+        ]
+    );
+
+    // The VM runs on; its domain ends while no daemon is there; and the pool is not touched before it is used.
+    let daemon = daemon.kill_and_as(config.clone(), || {});
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    until("the volume is stopped", || pool.join("appvms/work/private.img").exists());
+    assert_eq!(ran(), ["pre_sinit", "post_volume_stop private"]);
+    let daemon = daemon.kill_and_as(config, || std::fs::rename(&pool, dir.path().join("away")).unwrap());
+    let info = daemon.call("mgmt.pool.Info", "dom0", "cb", b"").ok();
+    assert_eq!(info, "conf_id=c\ndriver=callback\nname=cb\n");
+    assert_eq!(daemon.call("mgmt.pool.UsageDetails", "dom0", "cb", b"").ok(), "");
+    assert!(daemon.call("mgmt.pool.volume.List", "dom0", "cb", b"").ok().contains("appvms/work/private"));
+    assert_eq!(ran(), Vec::<String>::new());
+    std::fs::rename(dir.path().join("away"), &pool).unwrap();
+    assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    assert_eq!(daemon.call("mgmt.pool.Remove", "dom0", "cb", b"").ok(), "");
+    assert_eq!(ran(), ["pre_sinit", "post_volume_remove private", "post_destroy"]);
+    assert_eq!(files(&pool), Vec::<String>::new());
+}
+
 #[test]
 fn a_pool_that_is_added_holds_vms_survives_a_restart_and_leaves_its_data_when_it_goes() {
     let daemon = Daemon::start();

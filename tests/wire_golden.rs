@@ -11,6 +11,7 @@
 //! = both                     the next request is sent under the other prefix too, with the same answer
 //! ```
 //!
+//! The daemon's `callback_config` is `tests/data/callback.json`, `POOL` in it being a folder of the daemon's own.
 //! In requests `DIR` is the daemon's folder. In answers UUIDs but dom0's print as `UUID`, names of disposables as `dispN`, that folder as `DIR`, amounts of space that the disk decides as `N`.
 
 use mgmt_rpc::dispatch::Refusals;
@@ -134,8 +135,18 @@ fn as_expected(expected: &str, answer: &Answer, daemon: &Daemon, refusals: Refus
     if good { Ok(()) } else { Err(format!("  expected {kind}{expected}\n       got {kind}{got}")) }
 }
 
+/// A daemon with these lines of configuration, and what else it reads.
+fn daemon(config: &str) -> (Daemon, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let callback = std::fs::read_to_string(format!("{DATA}/callback.json")).unwrap();
+    let (pool, file) = (dir.path().join("pool"), dir.path().join("callback.json"));
+    std::fs::write(&file, callback.replace("POOL", pool.to_str().unwrap())).unwrap();
+    let storage = format!("[storage]\ncallback_config = {:?}\n", file.to_str().unwrap());
+    (Start::new().config(&storage).config(config).start(), dir)
+}
+
 fn play(name: &str) {
-    play_on(&Daemon::start(), name, Refusals::Answered);
+    play_on(&daemon("").0, name, Refusals::Answered);
 }
 
 fn play_on(daemon: &Daemon, name: &str, refusals: Refusals) {
@@ -186,11 +197,13 @@ fn silent_refusals_close_without_a_byte_and_change_no_other_answer() {
     let mut dialogues = 0;
     for entry in std::fs::read_dir(DATA).unwrap() {
         let path = entry.unwrap().path();
-        if !std::fs::read_to_string(&path).unwrap().lines().any(|line| line.starts_with("> ")) {
+        if path.extension().is_none_or(|extension| extension != "txt")
+            || !std::fs::read_to_string(&path).unwrap().lines().any(|line| line.starts_with("> "))
+        {
             continue;
         }
         dialogues += 1;
-        let daemon = Start::new().config("[compat]\nsilent_refusals = true\n").start();
+        let (daemon, _dir) = daemon("[compat]\nsilent_refusals = true\n");
         play_on(&daemon, path.file_stem().unwrap().to_str().unwrap(), Refusals::Silent);
     }
     assert!(dialogues > 9, "{dialogues}");
@@ -269,6 +282,11 @@ fn calls_on_tags() {
 #[test]
 fn calls_on_pools() {
     play("pool");
+}
+
+#[test]
+fn calls_on_pools_with_commands() {
+    play("callback");
 }
 
 #[test]

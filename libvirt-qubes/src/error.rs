@@ -95,6 +95,8 @@ pub enum Op {
     Xenstore,
     /// Preparing a storage pool.
     SetupPool,
+    /// Giving up a storage pool.
+    RemovePool,
     /// Creating a volume.
     CreateVolume,
     /// Removing a volume.
@@ -144,6 +146,7 @@ impl fmt::Display for Op {
             Self::HostInfo => "read host information",
             Self::Xenstore => "access xenstore",
             Self::SetupPool => "set up pool",
+            Self::RemovePool => "remove pool",
             Self::CreateVolume => "create volume",
             Self::RemoveVolume => "remove volume",
             Self::VerifyVolume => "verify volume",

@@ -110,7 +110,7 @@ impl Host {
         config: HostConfig,
         hypervisor: impl AsyncFnOnce() -> Result<B, E>,
     ) -> Result<Arc<Self>, E> {
-        let storage = Storage::tuned(config.storage, config.tuning);
+        let storage = Storage::tuned(config.storage, config.tuning.clone());
         let paths = config.clone();
         let opened = tokio::task::spawn_blocking(move || {
             Store::open(&paths.state, || pools::first(&paths.state, &paths.storage_dir))

@@ -6,13 +6,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::lvm::{LvName, VgName};
-use super::{Driver, ImageDriver, KernelDriver, LvmDriver, SetupCheck, Tuning};
+use super::{CallbackDriver, Driver, ImageDriver, KernelDriver, LvmDriver, SetupCheck, Tuning};
 use crate::error::{Error, Kind, Op, Result};
-use crate::ids::BadId;
+use crate::ids::{BadId, PoolName};
 
 /// The drivers that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DriverKind {
+    /// `callback`.
+    Callback,
     /// `file`.
     File,
     /// `file-reflink`.
@@ -44,16 +46,23 @@ pub enum Need {
 const DIR: DriverOption = DriverOption { name: "dir_path", need: Need::Required };
 const VOLUME_GROUP: DriverOption = DriverOption { name: "volume_group", need: Need::Required };
 const THIN_POOL: DriverOption = DriverOption { name: "thin_pool", need: Need::Required };
+const CONF_ID: DriverOption = DriverOption { name: "conf_id", need: Need::Required };
 const SETUP_CHECK: DriverOption = DriverOption { name: "setup_check", need: Need::Optional };
 
 impl DriverKind {
     /// All of them, sorted by name.
-    pub const ALL: [DriverKind; 4] =
-        [DriverKind::File, DriverKind::FileReflink, DriverKind::LinuxKernel, DriverKind::LvmThin];
+    pub const ALL: [DriverKind; 5] = [
+        DriverKind::Callback,
+        DriverKind::File,
+        DriverKind::FileReflink,
+        DriverKind::LinuxKernel,
+        DriverKind::LvmThin,
+    ];
 
     /// The name in configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Callback => "callback",
             Self::File => "file",
             Self::FileReflink => "file-reflink",
             Self::LinuxKernel => "linux-kernel",
@@ -64,17 +73,24 @@ impl DriverKind {
     /// Its own options.
     pub const fn options(self) -> &'static [DriverOption] {
         match self {
+            Self::Callback => &[CONF_ID],
             Self::File | Self::LinuxKernel => &[DIR],
             Self::FileReflink => &[DIR, SETUP_CHECK],
             Self::LvmThin => &[VOLUME_GROUP, THIN_POOL],
         }
     }
 
-    /// The driver of a pool with these options, others ignored. It touches no disk yet: `Driver::setup` does.
+    /// The driver of the pool `name` with these options, others ignored. It touches nothing of the pool yet:
+    /// `Driver::setup` does. `callback` reads its configuration file.
     ///
     /// # Errors
     /// `Invalid` for an option that is missing or wrong.
-    pub fn open(self, options: &BTreeMap<String, String>, tuning: Tuning) -> Result<Arc<dyn Driver>> {
+    pub fn open(
+        self,
+        name: &PoolName,
+        options: &BTreeMap<String, String>,
+        tuning: Tuning,
+    ) -> Result<Arc<dyn Driver>> {
         let bad = |why: String| Error::new(Kind::Invalid, Op::SetupPool, self.as_str()).because(why);
         let missing: Vec<_> = self
             .options()
@@ -89,6 +105,7 @@ impl DriverKind {
         let given = |option: DriverOption| options.get(option.name).map(String::as_str).unwrap_or_default();
         let dir = Path::new(given(DIR));
         Ok(match self {
+            Self::Callback => Arc::new(CallbackDriver::open(name, given(CONF_ID), tuning)?),
             Self::File => Arc::new(ImageDriver::file(dir)?.near_full(tuning.near_full_percent)),
             Self::LinuxKernel => Arc::new(KernelDriver::new(dir)?),
             Self::FileReflink => {
@@ -133,6 +150,11 @@ mod tests {
 
     #[test]
     fn each_driver_opens_under_its_own_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("callback.json");
+        std::fs::write(&file, r#"{"x": {"bdriver": "file", "bdriver_args": {"dir_path": "/nowhere"}}}"#)
+            .unwrap();
+        let tuning = Tuning { callback_config: file.into(), ..Tuning::default() };
         for kind in DriverKind::ALL {
             assert_eq!(kind.as_str().parse::<DriverKind>().unwrap(), kind);
             let given = options(&[
@@ -140,8 +162,9 @@ mod tests {
                 ("revisions_to_keep", "2"),
                 ("volume_group", "qubes_dom0"),
                 ("thin_pool", "vm-pool"),
+                ("conf_id", "x"),
             ]);
-            let driver = kind.open(&given, Tuning::default()).unwrap();
+            let driver = kind.open(&"pool".parse().unwrap(), &given, tuning.clone()).unwrap();
             assert_eq!(driver.name(), kind.as_str());
         }
     }
@@ -164,7 +187,7 @@ mod tests {
             (DriverKind::LvmThin, options(&[("volume_group", "a/b"), ("thin_pool", "p")]), "volume_group: "),
             (DriverKind::LvmThin, options(&[("volume_group", "vg"), ("thin_pool", "-x")]), "thin_pool: "),
         ] {
-            let error = kind.open(&given, Tuning::default()).unwrap_err();
+            let error = kind.open(&"pool".parse().unwrap(), &given, Tuning::default()).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid);
             assert!(error.report().contains(reason), "{}", error.report());
         }

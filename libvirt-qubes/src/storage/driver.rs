@@ -8,6 +8,7 @@
 //! Operations on one volume must not run at the same time; the caller sees to that, with a lock per volume. What a
 //! driver lends for longer than a call (an import, an export) it guards by itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -110,12 +111,33 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Its name in configuration: `file-reflink`.
     fn name(&self) -> &'static str;
 
-    /// Prepares the pool's place, if need be, and checks that it can do what the driver needs. Called before
-    /// anything else, at each start of the caller.
+    /// Prepares the place of a new pool, if need be, and checks that it can do what the driver needs. Called before
+    /// anything else.
     ///
     /// # Errors
     /// `Unsupported` if the place cannot do it; `NotFound` if it is not there.
     fn setup(&self) -> Result<()>;
+
+    /// The same for a pool that was set up before: called before anything else, at each later start of the caller.
+    ///
+    /// # Errors
+    /// As [`setup`](Driver::setup).
+    fn resume(&self) -> Result<()> {
+        self.setup()
+    }
+
+    /// What there is to do when a pool is given up, after its last use. Its data stays.
+    ///
+    /// # Errors
+    /// It is given up all the same.
+    fn dispose(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Options that every pool has and this one takes from elsewhere than its own configuration.
+    fn base_options(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// The volume's name in this pool, as people see it.
     fn vid(&self, id: &VolumeId, spec: &VolumeSpec) -> String;

@@ -6,6 +6,8 @@
 
 mod about;
 mod backing;
+mod callback;
+mod command;
 mod config;
 mod driver;
 mod image;
@@ -22,6 +24,7 @@ mod uses;
 mod volume;
 mod watermark;
 
+pub use callback::CallbackDriver;
 pub use config::{DriverKind, DriverOption, Need};
 pub use driver::{
     Contents, Driver, Ending, Kernel, Kernels, PoolUsage, Recovered, Resize, Revisions, Started, VolumeInfo,

@@ -97,16 +97,33 @@ impl Storage {
 
     /// What holds for all pools: for the drivers that are opened for this storage.
     pub fn tuning(&self) -> Tuning {
-        self.inner.tuning
+        self.inner.tuning.clone()
     }
 
-    /// Prepares a pool's place and takes it in under `name`.
+    /// Prepares a new pool's place and takes it in under `name`.
     ///
     /// # Errors
     /// `AlreadyExists` for a name that is taken; else what [`Driver::setup`] says.
     pub async fn add_pool(&self, name: PoolName, driver: Arc<dyn Driver>) -> Result<()> {
-        let setup = Arc::clone(&driver);
-        self.run(Lane::Short, &Job::default(), Op::SetupPool, name.to_string(), move || setup.setup())
+        self.take_in(name, driver, |driver| driver.setup()).await
+    }
+
+    /// Takes a pool in that was added before, by an earlier process.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a name that is taken; else what [`Driver::resume`] says.
+    pub async fn resume_pool(&self, name: PoolName, driver: Arc<dyn Driver>) -> Result<()> {
+        self.take_in(name, driver, |driver| driver.resume()).await
+    }
+
+    async fn take_in(
+        &self,
+        name: PoolName,
+        driver: Arc<dyn Driver>,
+        prepare: fn(&dyn Driver) -> Result<()>,
+    ) -> Result<()> {
+        let new = Arc::clone(&driver);
+        self.run(Lane::Short, &Job::default(), Op::SetupPool, name.to_string(), move || prepare(&*new))
             .await?;
         let mut pools = self.inner.pools.write().unwrap_or_else(PoisonError::into_inner);
         if pools.contains_key(&name) {
@@ -119,6 +136,17 @@ impl Storage {
     /// Forgets a pool; its data stays. Operations under way end as they would. `false`: there was none.
     pub fn remove_pool(&self, name: &PoolName) -> bool {
         self.inner.pools.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
+    }
+
+    /// Forgets a pool and gives it up: see [`Driver::dispose`]. `false`: there was none.
+    ///
+    /// # Errors
+    /// As there; it is forgotten all the same.
+    pub async fn give_up_pool(&self, name: &PoolName) -> Result<bool> {
+        let removed = self.inner.pools.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let Some(driver) = removed else { return Ok(false) };
+        let dispose = move || driver.dispose().map(|()| true);
+        self.run(Lane::Short, &Job::default(), Op::RemovePool, name.to_string(), dispose).await
     }
 
     /// The names of the pools, sorted.
@@ -218,7 +246,10 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn export(&self, volume: &Volume) -> Result<Export> {
-        self.short(Op::ExportVolume, volume, |driver, v| driver.export(&v.id, &v.spec)).await
+        self.short(Op::ExportVolume, volume, |driver, v| {
+            Ok(driver.export(&v.id, &v.spec)?.named(driver.vid(&v.id, &v.spec)))
+        })
+        .await
     }
 
     /// Replaces `target`'s state by a copy of `source`'s committed one; makes `target` if it is not there. The

@@ -1,6 +1,7 @@
 //! Data on its way into a volume, and out of one.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -97,13 +98,33 @@ pub struct Export {
     file: File,
     path: PathBuf,
     size: ByteSize,
+    name: Option<String>,
     _hold: Box<dyn Any + Send + Sync>,
 }
 
 impl Export {
     /// Of an open file or block device; `hold` is dropped with the export.
     pub fn new(file: File, path: PathBuf, size: ByteSize, hold: impl Any + Send + Sync) -> Self {
-        Self { file, path, size, _hold: Box::new(hold) }
+        Self { file, path, size, name: None, _hold: Box::new(hold) }
+    }
+
+    /// The same, known by its volume's vid.
+    #[must_use]
+    pub(super) fn named(mut self, vid: String) -> Self {
+        self.name = Some(vid);
+        self
+    }
+
+    /// The same; `next` is dropped after all else.
+    #[must_use]
+    pub(super) fn and_then(mut self, next: impl Any + Send + Sync) -> Self {
+        self._hold = Box::new((self._hold, next));
+        self
+    }
+
+    /// The vid of the volume, or where it was when that is not known.
+    pub fn name(&self) -> Cow<'_, str> {
+        self.name.as_deref().map_or_else(|| self.path.to_string_lossy(), Cow::Borrowed)
     }
 
     /// The open file or block device; positioned anywhere.

@@ -1,6 +1,7 @@
 //! The storage drivers on real file systems.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod callback;
 mod contract;
 mod crash;
 mod filesystem;

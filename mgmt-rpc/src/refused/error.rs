@@ -54,6 +54,7 @@ fn class_of(error: &Error) -> Option<Class> {
             | Kind::Backend => None,
         },
         Op::SetupPool
+        | Op::RemovePool
         | Op::CreateVolume
         | Op::RemoveVolume
         | Op::VerifyVolume

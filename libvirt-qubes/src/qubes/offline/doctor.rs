@@ -86,11 +86,11 @@ impl TroubleKind {
 }
 
 /// Examines a state directory, and repairs what can be without loss if that is asked for. Nothing in a pool is ever
-/// changed.
+/// changed; its driver is opened with `tuning`.
 ///
 /// # Errors
 /// There is no store, it is in use, or cannot be read.
-pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
+pub fn doctor(state: &Path, mend: Mend, tuning: &Tuning) -> Result<Examined> {
     let seen = doctor::look(state, mend)?;
     let model = &seen.model;
     let mut findings = Vec::new();
@@ -115,7 +115,7 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
         add(TroubleKind::Unfinished, folder, text.to_owned());
     }
     for pool in model.pools() {
-        match contents(pool) {
+        match contents(pool, tuning) {
             Ok(Some((driver, contents))) => compare(model, pool, &*driver, &contents, &mut add),
             Ok(None) => {}
             Err(reason) => add(TroubleKind::Pool, pool.name.as_str(), reason),
@@ -133,14 +133,14 @@ pub fn doctor(state: &Path, mend: Mend) -> Result<Examined> {
 type Looked = (Arc<dyn Driver>, Contents);
 
 /// What lies in a pool of volumes; `None` for a pool of kernels, and where there is no folder yet.
-fn contents(pool: &Pool) -> std::result::Result<Option<Looked>, String> {
+fn contents(pool: &Pool, tuning: &Tuning) -> std::result::Result<Option<Looked>, String> {
     let kind =
         pool.driver.parse::<DriverKind>().map_err(|_| format!("there is no driver {:?}", &*pool.driver))?;
     if kind == DriverKind::LinuxKernel {
         return Ok(None);
     }
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let driver = kind.open(&options, Tuning::default()).map_err(|error| error.report())?;
+    let driver = kind.open(&pool.name, &options, tuning.clone()).map_err(|error| error.report())?;
     let contents = driver.contents().map_err(|error| error.report())?;
     Ok(Some((driver, contents)))
 }

@@ -151,7 +151,7 @@ pub(super) fn naming() -> VolumeNaming {
             pool.driver
                 .parse::<DriverKind>()
                 .ok()
-                .and_then(|kind| kind.open(&options, Tuning::default()).ok())
+                .and_then(|kind| kind.open(&pool.name, &options, Tuning::default()).ok())
         });
         driver.as_ref().map_or_else(|| id.to_string(), |driver| driver.vid(&id, &volumes::any_spec()))
     })

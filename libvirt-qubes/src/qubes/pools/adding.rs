@@ -31,14 +31,11 @@ impl Host {
         let _alone = self.pool_changes.lock().await;
         let seen = self.snapshot();
         name_is_free(&seen.model, &new.name)?;
-        let options = new.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        let driver = new.driver.open(&options, self.storage.tuning())?;
-        let (own, missing) = {
-            let (driver, kind, tuning) = (Arc::clone(&driver), new.driver, self.storage.tuning());
-            let look = tokio::task::spawn_blocking(move || look(&seen.model, kind, &*driver, tuning));
-            let looked = look.await;
-            looked.map_err(|join| Error::new(Kind::Backend, Op::SetupPool, &new.name).because(join))??
-        };
+        let name = new.name.clone();
+        let tuning = self.storage.tuning();
+        let look = tokio::task::spawn_blocking(move || look(&seen.model, new, tuning)).await;
+        let looked = look.map_err(|join| Error::new(Kind::Backend, Op::SetupPool, name).because(join))??;
+        let Looked { new, driver, own, missing } = looked;
         if !missing.is_empty() {
             folders::begin(&self.committer, &missing).await?;
         }
@@ -65,27 +62,37 @@ impl Host {
 
 type Folders = Vec<Arc<str>>;
 
-/// The driver's folders, and those of them that are not there. Blocks.
-fn look(
-    model: &Model,
-    kind: DriverKind,
-    driver: &dyn Driver,
-    tuning: Tuning,
-) -> Result<(Folders, Folders), Refusal> {
+/// A pool that may be added, as far as others are concerned.
+struct Looked {
+    new: NewPool,
+    driver: Arc<dyn Driver>,
+    /// The driver's folders.
+    own: Folders,
+    /// Those that are not there.
+    missing: Folders,
+}
+
+/// Opens the driver, and looks where it would have its data. Blocks.
+fn look(model: &Model, new: NewPool, tuning: Tuning) -> Result<Looked, HostError> {
+    let options = new.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let kind = new.driver;
+    let driver = kind.open(&new.name, &options, tuning.clone())?;
+    let new = new.with_base(driver.base_options())?;
     let place = driver.pool_place();
     for pool in model.pools() {
         // One that cannot be used keeps its place as far as that is known.
-        let Ok((theirs, other)) = super::driver(pool, tuning) else { continue };
+        let Ok((theirs, other)) = super::driver(pool, tuning.clone()) else { continue };
         match place.meets(&other.pool_place()) {
             None => {}
             Some(meeting) if may_meet((kind, &place), (theirs, &other.pool_place()), meeting) => {}
-            Some(meeting) => return Err(Refusal::PoolPlaceTaken { pool: pool.name.clone(), meeting }),
+            Some(meeting) => return Err(Refusal::PoolPlaceTaken { pool: pool.name.clone(), meeting }.into()),
         }
     }
     let folders = driver.folders();
     let missing = folders.iter().filter(|folder| folder.symlink_metadata().is_err());
     let text = |folder: &std::path::PathBuf| folder.to_str().map(Arc::from);
-    Ok((folders.iter().filter_map(text).collect(), missing.filter_map(text).collect()))
+    let (own, missing) = (folders.iter().filter_map(text).collect(), missing.filter_map(text).collect());
+    Ok(Looked { new, driver, own, missing })
 }
 
 /// A pool of kernels may lie in a folder of volumes, as it does on a deployed system, beside the folders of VMs.

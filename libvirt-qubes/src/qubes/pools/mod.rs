@@ -22,22 +22,25 @@ pub use watch::{PoolView, UsageKind};
 
 use super::pool::Pool;
 use super::store::FirstStart;
-use crate::error::{At, Op, Result};
+use crate::error::{At, Error, Kind, Op, Result};
 use crate::storage::{Driver, DriverKind, ImageDriver, SetupCheck, Storage, Tuning};
 
-/// The driver of a pool of the model. It touches no disk yet.
+/// The driver of a pool of the model. It touches nothing of the pool yet, and may read a file: it blocks.
 fn driver(pool: &Pool, tuning: Tuning) -> Result<(DriverKind, Arc<dyn Driver>)> {
     let kind: DriverKind = pool.driver.parse().map_err(|bad: crate::ids::BadId| {
-        crate::Error::new(crate::Kind::Unsupported, Op::SetupPool, &pool.name).because(bad)
+        Error::new(Kind::Unsupported, Op::SetupPool, &pool.name).because(bad)
     })?;
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    Ok((kind, kind.open(&options, tuning)?))
+    Ok((kind, kind.open(&pool.name, &options, tuning)?))
 }
 
 /// Takes a pool of the model into storage.
 pub(super) async fn add(storage: &Storage, pool: &Pool) -> Result<()> {
-    let (_, driver) = driver(pool, storage.tuning())?;
-    storage.add_pool(pool.name.clone(), driver).await
+    let (name, pool, tuning) = (pool.name.clone(), pool.clone(), storage.tuning());
+    let opened = tokio::task::spawn_blocking(move || driver(&pool, tuning)).await;
+    let (_, driver) =
+        opened.map_err(|join| Error::new(Kind::Backend, Op::SetupPool, &name).because(join))??;
+    storage.resume_pool(name, driver).await
 }
 
 /// The pools of a first start: volumes by reflink where the file system can, else as sparse files; and an empty
@@ -64,7 +67,9 @@ impl Pool {
         let given = self.options.iter().filter(|(key, _)| !options::IS_HIDDEN.contains(&&***key));
         let mut shown: Vec<(String, String)> =
             given.map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        if !self.holds_kernels() {
+        if &*self.driver == DriverKind::Callback.as_str() {
+            shown.retain(|(key, _)| DriverKind::Callback.options().iter().any(|option| option.name == key));
+        } else if !self.holds_kernels() {
             let mut default = |key: &str, value: &str| {
                 if !shown.iter().any(|(known, _)| known == key) {
                     shown.push((key.to_owned(), value.to_owned()));

@@ -30,7 +30,7 @@ pub struct DriverInfo {
 pub fn drivers() -> impl Iterator<Item = DriverInfo> {
     DriverKind::ALL.into_iter().map(|kind| {
         let own = kind.options().iter().map(|option| option.name);
-        let options = if kind == DriverKind::LinuxKernel {
+        let options = if matches!(kind, DriverKind::Callback | DriverKind::LinuxKernel) {
             own.collect()
         } else {
             std::iter::once(REVISIONS).chain(own).chain([EPHEMERAL]).collect()
@@ -72,16 +72,23 @@ impl NewPool {
         if !missing.is_empty() {
             return Err(Refusal::MissingPoolOptions { options: missing });
         }
-        let options = options
-            .into_iter()
-            .map(|(key, value)| {
-                let value = canonical(&key, &value)
-                    .ok_or_else(|| bad(format!("Invalid value for {key}: {}", parse::python_repr(&value))))?;
-                Ok((key.into(), value.into()))
-            })
-            .collect::<Result<_, Refusal>>()?;
-        Ok(Self { name, driver, options })
+        Ok(Self { name, driver, options: in_one_form(options)? })
     }
+
+    /// The same, with options that every pool has and that its driver takes from elsewhere.
+    pub(super) fn with_base(mut self, options: BTreeMap<String, String>) -> Result<Self, Refusal> {
+        self.options.extend(in_one_form(options)?);
+        Ok(self)
+    }
+}
+
+fn in_one_form(options: BTreeMap<String, String>) -> Result<BTreeMap<Arc<str>, Arc<str>>, Refusal> {
+    let options = options.into_iter().map(|(key, value)| {
+        let value = canonical(&key, &value)
+            .ok_or_else(|| bad(format!("Invalid value for {key}: {}", parse::python_repr(&value))))?;
+        Ok((key.into(), value.into()))
+    });
+    options.collect()
 }
 
 pub(super) fn bad(text: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {

@@ -27,16 +27,18 @@ impl Host {
     /// Removes a pool. Its data is not touched. It runs to its end, whether somebody waits or not.
     ///
     /// # Errors
-    /// No such pool; a volume lies in it, or volumes are made in it by default; the store cannot be written.
+    /// No such pool; a volume lies in it, or volumes are made in it by default; the store cannot be written. The pool is
+    /// gone when its driver cannot give it up (`Op::RemovePool`).
     pub async fn remove_pool(self: &Arc<Self>, name: &str) -> Result<(), HostError> {
         let (host, name) = (Arc::clone(self), name.to_owned());
         let task = self.tasks.spawn(async move {
             let _alone = host.pool_changes.lock().await;
             let gone = host.committer.commit(move |seen| remove(seen, &name)).await?;
-            host.storage.remove_pool(&gone);
+            let given_up = host.storage.give_up_pool(&gone).await;
             host.look_at_kernels().await;
             host.look_at_surroundings().await;
             host.forget_pool_figures(&gone);
+            given_up?;
             Ok(())
         });
         task.await.unwrap_or(Err(HostError::Bug))

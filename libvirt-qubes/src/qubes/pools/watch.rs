@@ -134,7 +134,7 @@ impl Host {
 fn surroundings(model: &Model, tuning: Tuning) -> HashMap<PoolName, PoolName> {
     let places: Vec<_> = model
         .pools()
-        .filter_map(|pool| Some((&pool.name, super::driver(pool, tuning).ok()?.1.pool_place())))
+        .filter_map(|pool| Some((&pool.name, super::driver(pool, tuning.clone()).ok()?.1.pool_place())))
         .collect();
     let mut found = HashMap::new();
     for (name, place) in &places {

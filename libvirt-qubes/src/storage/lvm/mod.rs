@@ -51,7 +51,7 @@ mod runner;
 mod shell;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ use crate::storage::about::About;
 const LARGEST_CHUNK: u64 = 16 << 20;
 
 /// What holds for all pools, from the caller's configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
     /// From here on, in percent of data or metadata, what takes space is refused.
     pub near_full_percent: u8,
@@ -85,6 +85,8 @@ pub struct Tuning {
     pub refresh: Duration,
     /// A command that takes longer is killed.
     pub command_limit: Duration,
+    /// The configuration of the driver `callback`.
+    pub callback_config: Arc<Path>,
 }
 
 impl Default for Tuning {
@@ -93,6 +95,7 @@ impl Default for Tuning {
             near_full_percent: 90,
             refresh: Duration::from_secs(10),
             command_limit: Duration::from_secs(120),
+            callback_config: Path::new("/etc/qubes_callback.json").into(),
         }
     }
 }
@@ -130,10 +133,10 @@ impl LvmDriver {
     pub fn with_runner(pool: LvName, tuning: Tuning, runner: Arc<dyn Runner>) -> Self {
         let shared = Shared {
             pool,
+            figures: Cache::new(tuning.refresh),
             tuning,
             runner,
             uses: Uses::default(),
-            figures: Cache::new(tuning.refresh),
             room: Room::default(),
             geometry: OnceLock::new(),
             starts: Mutex::default(),

@@ -11,9 +11,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::op::LvOp;
-use super::process::{self, Watched};
+use super::process;
 use super::report::{Lv, Reply};
 use super::runner::Failed;
+use crate::storage::command::Watched;
 
 /// Its return code of success and its name are LVM's since 2017.
 const PROFILE: &str = "lvmdbusd";

@@ -150,11 +150,16 @@ fn host_config(config: &Config) -> HostConfig {
         operations_per_vm: count(limits.operations_per_vm),
         events: EventLimits { queue: count(limits.event_queue), history: count(limits.event_history) },
         storage: storage::Limits { bulk_copies: count(limits.bulk_copies), ..storage::Limits::default() },
-        tuning: storage::Tuning {
-            near_full_percent: config.storage.near_full_percent.get(),
-            refresh: Duration::from_secs(u64::from(config.storage.refresh_s.get())),
-            command_limit: Duration::from_secs(u64::from(config.storage.command_timeout_s.get())),
-        },
+        tuning: tuning(config),
+    }
+}
+
+fn tuning(config: &Config) -> storage::Tuning {
+    storage::Tuning {
+        near_full_percent: config.storage.near_full_percent.get(),
+        refresh: Duration::from_secs(u64::from(config.storage.refresh_s.get())),
+        command_limit: Duration::from_secs(u64::from(config.storage.command_timeout_s.get())),
+        callback_config: absolute(config.storage.callback_config.clone()).into(),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn run(what: &Offline, config: &Config) -> anyhow::Result<ExitCode> {
         }
         Offline::Doctor { repair, json } => {
             let mend = if *repair { Mend::Yes } else { Mend::No };
-            Ok(doctor(&crate::absolute(config.state.clone()), mend, form(*json)))
+            Ok(doctor(config, mend, form(*json)))
         }
         Offline::Export { dir, json } => export(&crate::absolute(config.state.clone()), dir, form(*json)),
     }
@@ -74,8 +74,9 @@ fn export(state: &Path, dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn doctor(state: &Path, mend: Mend, form: Form) -> ExitCode {
-    let examined = match offline::doctor(state, mend) {
+fn doctor(config: &Config, mend: Mend, form: Form) -> ExitCode {
+    let state = &crate::absolute(config.state.clone());
+    let examined = match offline::doctor(state, mend, &crate::tuning(config)) {
         Ok(examined) => examined,
         Err(error) => {
             eprintln!("mgmtd: examining {}: {}", state.display(), error.report());

@@ -93,7 +93,7 @@ fn unusable(pool: &Pool) -> Option<String> {
         Err(_) => return Some(format!("there is no driver {:?}", pool.driver)),
     };
     let options = pool.options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    kind.open(&options, Tuning::default()).err().map(|error| error.report())
+    kind.open(&pool.name, &options, Tuning::default()).err().map(|error| error.report())
 }
 
 fn label(entry: &LabelEntry) -> Result<Label, String> {
