@@ -273,6 +273,7 @@ pub enum EventKind {
 impl EventKind {
     /// About how many bytes it takes to keep it, those that it shares with others counted in full. Only what a client
     /// makes as long as it likes is looked at.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what holds no text of a client's weighs alike")]
     pub(super) fn weight(&self) -> usize {
         let shown = |shown: &Option<Shown>| if let Some(Shown::Str(text)) = shown { text.len() } else { 0 };
         let text = match self {
