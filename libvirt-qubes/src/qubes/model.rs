@@ -232,6 +232,16 @@ impl Model {
         self.set_aside.iter()
     }
 
+    /// The VMs whose bad rows name this one in a property, and in which, as stored.
+    pub(super) fn bad_rows_naming(&self, vm: Uuid) -> impl Iterator<Item = (VmName, &str)> {
+        self.set_aside.iter().filter(|row| row.table == "vm").flat_map(move |row| {
+            row.references.iter().filter_map(move |(target, reference)| match reference {
+                Reference::Property(name) if *target == vm => Some((row.name.parse().ok()?, name.as_str())),
+                Reference::Property(_) | Reference::Device(_) => None,
+            })
+        })
+    }
+
     /// Bad rows of VMs, and of operations that make or remove one.
     fn bad_vms(&self) -> impl Iterator<Item = &Arc<SetAside>> {
         self.set_aside.iter().filter(|row| row.is_of_vm())

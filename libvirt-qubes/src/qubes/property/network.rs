@@ -83,8 +83,10 @@ pub(super) static PROVIDES_NETWORK: Row = Row {
 };
 
 fn unused(snapshot: &Snapshot, vm: &Vm) -> Result<(), Refusal> {
-    let by: std::collections::BTreeSet<_> =
-        snapshot.model.network_clients(vm.uuid).map(|client| client.name.clone()).collect();
+    let model = &snapshot.model;
+    let bad = model.bad_rows_naming(vm.uuid).filter(|(_, property)| *property == NETVM.name);
+    let clients = model.network_clients(vm.uuid).map(|client| client.name.clone());
+    let by: std::collections::BTreeSet<_> = clients.chain(bad.map(|(client, _)| client)).collect();
     if by.is_empty() { Ok(()) } else { Err(Refusal::NetworkStillUsed { by }) }
 }
 

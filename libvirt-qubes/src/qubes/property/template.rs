@@ -172,6 +172,12 @@ fn no_base_of_disposables(snapshot: &Snapshot, vm: &Vm) -> Result<(), Refusal> {
             Referrer::System(_) | Referrer::Vm(..) => {}
         }
     }
+    for (user, property) in snapshot.model.bad_rows_naming(vm.uuid) {
+        let as_base = [Property::DefaultDispvm, Property::ManagementDispvm, Property::Template];
+        if let Some(property) = as_base.into_iter().find(|base| base.name() == property) {
+            of_vms.insert(User { owner: Owner::Vm(user), property: property.name() });
+        }
+    }
     if !of_system.is_empty() {
         Err(Refusal::DisposableTemplateOfSystem { properties: of_system })
     } else if !of_vms.is_empty() {
