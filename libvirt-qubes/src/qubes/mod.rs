@@ -44,6 +44,7 @@ pub mod property;
 pub mod qubes_xml;
 mod recovery;
 pub mod refusal;
+mod refusal_words;
 mod removal;
 pub mod remove;
 mod rested;

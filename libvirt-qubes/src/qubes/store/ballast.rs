@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
 
+use crate::error::{Error, Kind, Op, Result};
+
 /// What the ballast gives: many times what one change needs.
 const SIZE: usize = 1 << 20;
 
@@ -96,6 +98,18 @@ impl Ballast {
 /// Whether the ballast of a state directory is there.
 pub(super) fn is_whole(dir: &Path) -> bool {
     std::fs::metadata(dir.join("ballast")).is_ok_and(|file| file.len() == SIZE as u64)
+}
+
+/// Refuses a state that had a store which is gone: beginning anew would hide what is still on disk. A first start makes
+/// the ballast after the store.
+pub(super) fn must_have_store(dir: &Path, database: &Path) -> Result<()> {
+    let empty = std::fs::metadata(database).map_or(true, |file| file.len() == 0);
+    if empty && is_whole(dir) {
+        let words = "it is gone or empty, and there was one (its 'ballast' is there): put it back, or remove \
+                     'ballast' to begin with nothing";
+        return Err(Error::new(Kind::Corrupt, Op::Store, database.display()).because(words));
+    }
+    Ok(())
 }
 
 /// Random content, so that a file system that compresses holds it at full size.

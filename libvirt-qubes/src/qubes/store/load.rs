@@ -14,7 +14,7 @@ use super::super::assignment::{AssignedDevice, Assignment, AssignmentMode};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::firewall::Firewall;
 use super::super::global::{Global, GlobalKind};
-use super::super::ids::{Dispid, LabelIndex, PendingId, Qid};
+use super::super::ids::{Dispid, FeatureName, LabelIndex, PendingId, Qid};
 use super::super::label::Label;
 use super::super::model::{Model, Reference, SetAside};
 use super::super::notes::Notes;
@@ -159,8 +159,13 @@ impl Loading {
 
     fn vm(&mut self, rows: &mut Rows, row: &VmRow) {
         let reserved = self.reserved(rows, row);
-        match self.judge_vm(rows, row).and_then(|vm| self.unlike_others(vm)) {
+        let mut loose = Vec::new();
+        match self.judge_vm(rows, row, &mut loose).and_then(|vm| self.unlike_others(vm)) {
             Ok(vm) => {
+                for (table, reason) in loose {
+                    let references = reserved.references.clone();
+                    self.set_aside(SetAside { references, ..aside(table, &row.name, reason) });
+                }
                 // Bad rules and notes do no harm to the rest of a VM: no rule holds then, and everything is dropped.
                 if let Some(reason) = vm.firewall.damage() {
                     self.set_aside(aside(write::FIREWALL, &row.name, reason.to_owned()));
@@ -220,18 +225,48 @@ impl Loading {
         }
     }
 
-    fn judge_vm(&self, rows: &mut Rows, row: &VmRow) -> std::result::Result<Vm, Bad> {
+    /// The VM of a row. There is no model without dom0: what is bad of its row, or belongs to it and is bad, is `loose`,
+    /// by table, and it loads without.
+    fn judge_vm(
+        &self,
+        rows: &mut Rows,
+        row: &VmRow,
+        loose: &mut Vec<(&'static str, Bad)>,
+    ) -> std::result::Result<Vm, Bad> {
         let uuid = canonical_uuid(&row.uuid)?;
+        let mut bad = |table, reason| {
+            if uuid != Vm::DOM0 {
+                return Err(reason);
+            }
+            loose.push((table, reason));
+            Ok(())
+        };
+        let fixed = |row: &VmRow| (row.qid, row.name.as_str(), row.class.as_str()) == (0, "dom0", "AdminVM");
+        let anew;
+        let row = if uuid == Vm::DOM0 && !fixed(row) {
+            bad("vm", "dom0 has class AdminVM and number 0".to_owned())?;
+            anew = VmRow { qid: 0, name: "dom0".to_owned(), class: "AdminVM".to_owned(), ..row.clone() };
+            &anew
+        } else {
+            row
+        };
         let qid = u16::try_from(row.qid).ok().and_then(Qid::new);
         let class = row.class.parse::<VmClass>().map_err(|error| format!("{error}: {:?}", row.class))?;
         let label = u32::try_from(row.label).ok().and_then(LabelIndex::new);
         let label = label.filter(|index| self.label_exists(*index));
+        let label = match label.ok_or_else(|| format!("label {} does not exist", row.label)) {
+            Ok(label) => label,
+            Err(reason) => {
+                bad("label", reason.clone())?;
+                self.model.labels().next().map(|label| label.index).ok_or(reason)?
+            }
+        };
         let mut vm = Vm {
             uuid,
             qid: qid.ok_or_else(|| format!("number {} is out of range", row.qid))?,
             name: row.name.parse().map_err(|error| format!("name {:?}: {error}", row.name))?,
             class,
-            label: label.ok_or_else(|| format!("label {} does not exist", row.label))?,
+            label,
             properties: BTreeMap::new(),
             volumes: Vec::new(),
             tags: BTreeSet::new(),
@@ -248,19 +283,16 @@ impl Loading {
             if name == SET_ASIDE {
                 return Err(text);
             }
-            let property = applicable(class, &name)?;
-            let value = value_of_text(property.row().kind, &text);
-            let value = value.ok_or_else(|| format!("property {name} has the value {text:?}"))?;
-            vm.properties.insert(property, judge(property, value)?);
+            match plain_value(class, &name, &text) {
+                Ok((property, value)) => drop(vm.properties.insert(property, value)),
+                Err(reason) => bad("vm_property", reason)?,
+            }
         }
         for (name, target) in rows.references.remove(&row.uuid).unwrap_or_default() {
-            let property = applicable(class, &name)?;
-            if property.row().kind != Type::Vm {
-                return Err(format!("property {name} refers to no VM"));
+            match self.reference(class, &name, target) {
+                Ok((property, value)) => drop(vm.properties.insert(property, value)),
+                Err(reason) => bad("vm_reference", reason)?,
             }
-            let target = target.map(|target| self.known.vm(&target)).transpose();
-            let target = target.map_err(|bad| format!("property {name} {bad}"))?;
-            vm.properties.insert(property, judge(property, Value::Vm(target))?);
         }
         if vm.properties.contains_key(&Property::Dispid) {
             let dispid = vm.dispid().ok_or("property dispid is out of range")?;
@@ -274,31 +306,50 @@ impl Loading {
             vm.volumes.push(Arc::new(volume));
         }
         for tag in rows.tags.remove(&row.uuid).unwrap_or_default() {
-            vm.tags.insert(tag.parse().map_err(|error| format!("tag {tag:?}: {error}"))?);
+            match tag.parse() {
+                Ok(tag) => drop(vm.tags.insert(tag)),
+                Err(error) => bad("tag", format!("tag {tag:?}: {error}"))?,
+            }
         }
         for (name, value, position) in rows.features.remove(&row.uuid).unwrap_or_default() {
-            let value = value.parse().map_err(|error| format!("feature {name:?}: {error}"))?;
-            let position = u64::try_from(position).map_err(|_| format!("feature {name:?} has no place"))?;
-            let name = name.parse().map_err(|error| format!("feature {name:?}: {error}"))?;
-            vm.features.insert(name, Feature { value, position });
+            match feature(&name, &value, position) {
+                Ok((name, feature)) => drop(vm.features.insert(name, feature)),
+                Err(reason) => bad("feature", reason)?,
+            }
         }
         let assignments = rows.assignments.remove(&row.uuid).unwrap_or_default();
-        let assignments: BTreeMap<_, _> = assignments
-            .into_iter()
-            .map(|assignment| {
-                let options = rows.assignment_options.remove(&assignment.id).unwrap_or_default();
-                let port = assignment.port.clone();
-                self.assignment(assignment, options).map_err(|bad| format!("device {port:?}: {bad}"))
-            })
-            .collect::<std::result::Result<_, Bad>>()?;
-        if !assignments.is_empty() {
-            vm.assignments = Arc::new(assignments);
+        let mut assigned = BTreeMap::new();
+        for assignment in assignments {
+            let options = rows.assignment_options.remove(&assignment.id).unwrap_or_default();
+            let port = assignment.port.clone();
+            match self.assignment(assignment, options) {
+                Ok((device, how)) => drop(assigned.insert(device, how)),
+                Err(reason) => bad("assignment", format!("device {port:?}: {reason}"))?,
+            }
+        }
+        if !assigned.is_empty() {
+            vm.assignments = Arc::new(assigned);
         }
         vm.firewall = firewall(rows, row, class);
         if let Some(text) = rows.notes.remove(&row.uuid).and_then(|mut texts| texts.pop()) {
             vm.notes = Notes::stored(&text);
         }
         Ok(vm)
+    }
+
+    fn reference(
+        &self,
+        class: VmClass,
+        name: &str,
+        target: Option<String>,
+    ) -> std::result::Result<(Property, Value), Bad> {
+        let property = applicable(class, name)?;
+        if property.row().kind != Type::Vm {
+            return Err(format!("property {name} refers to no VM"));
+        }
+        let target = target.map(|target| self.known.vm(&target)).transpose();
+        let target = target.map_err(|bad| format!("property {name} {bad}"))?;
+        Ok((property, judge(property, Value::Vm(target))?))
     }
 
     fn assignment(
@@ -381,8 +432,12 @@ impl Loading {
             GlobalKind::Vm => Value::Vm(row.vm.as_deref().map(|vm| self.known.vm(vm)).transpose()?),
             GlobalKind::Pool => Value::Pool(self.known.pool(row.pool.as_deref().ok_or("it names no pool")?)?),
         };
-        let canonical = (rules.canonical)(value.clone()).map_err(|refusal| format!("{refusal:?}"))?;
-        if canonical == value { Ok((global, value)) } else { Err(format!("it has the value {value:?}")) }
+        let canonical = (rules.canonical)(value.clone()).map_err(|refusal| refusal.of_stored())?;
+        if canonical == value {
+            Ok((global, value))
+        } else {
+            Err(format!("it has the value {}", value.quoted()))
+        }
     }
 
     fn pending(&mut self, row: &PendingRow, rows: &Rows) {
@@ -459,7 +514,10 @@ impl Loading {
         });
         Ok(Pending {
             id: PendingId::new(u64::try_from(row.id).map_err(|_| "negative id")?),
-            kind: kind.ok_or_else(|| format!("operation {:?}, phase {:?}", row.kind, row.phase))?,
+            kind: kind.ok_or_else(|| {
+                let phase = row.phase.as_deref().unwrap_or("none");
+                format!("operation {:?}, phase {phase:?}", row.kind)
+            })?,
             vm: Reserved {
                 uuid: canonical_uuid(&row.uuid)?,
                 qid: qid.ok_or_else(|| format!("number {} is out of range", row.qid))?,
@@ -524,6 +582,20 @@ fn applicable(class: VmClass, name: &str) -> std::result::Result<Property, Bad> 
         .ok_or_else(|| format!("a VM of class {class} has no property {name:?} to set"))
 }
 
+/// A stored value that refers to nothing.
+fn plain_value(class: VmClass, name: &str, text: &str) -> std::result::Result<(Property, Value), Bad> {
+    let property = applicable(class, name)?;
+    let value = value_of_text(property.row().kind, text);
+    let value = value.ok_or_else(|| format!("property {name} has the value {text:?}"))?;
+    Ok((property, judge(property, value)?))
+}
+
+fn feature(name: &str, value: &str, position: i64) -> std::result::Result<(FeatureName, Feature), Bad> {
+    let value = value.parse().map_err(|error| format!("feature {name:?}: {error}"))?;
+    let position = u64::try_from(position).map_err(|_| format!("feature {name:?} has no place"))?;
+    Ok((name.parse().map_err(|error| format!("feature {name:?}: {error}"))?, Feature { value, position }))
+}
+
 /// Text holds no characters that a Set would refuse.
 fn printable(value: Value) -> std::result::Result<Value, Bad> {
     match value.as_str() {
@@ -535,9 +607,34 @@ fn printable(value: Value) -> std::result::Result<Value, Bad> {
 /// The rules of a value by itself.
 fn judge(property: Property, value: Value) -> std::result::Result<Value, Bad> {
     let value = printable(value).map_err(|bad| format!("property {property}: {bad}"))?;
-    let canonical =
-        property.canonical(value.clone()).map_err(|refusal| format!("property {property}: {refusal:?}"))?;
-    if canonical == value { Ok(value) } else { Err(format!("property {property} has the value {value:?}")) }
+    let canonical = property
+        .canonical(value.clone())
+        .map_err(|bad| format!("property {property}: {}", bad.of_stored()))?;
+    if canonical == value {
+        Ok(value)
+    } else {
+        Err(format!("property {property} has the value {}", value.quoted()))
+    }
+}
+
+/// Takes single properties from dom0, which stays.
+fn without(model: &mut Model, dom0: &Vm, bad: Vec<(Property, Bad)>) {
+    if bad.is_empty() {
+        return;
+    }
+    let mut kept = dom0.clone();
+    for (property, reason) in bad {
+        let target = kept.properties.remove(&property).and_then(|value| value.as_vm());
+        let references = target.map(|vm| (vm, Reference::Property(property.name().to_owned())));
+        let row = SetAside {
+            references: references.into_iter().collect(),
+            ..aside("vm_reference", dom0.name.as_str(), reason)
+        };
+        report(&row);
+        model.put_set_aside(row);
+    }
+    drop(model.take_vm(dom0.uuid));
+    model.put_vm(Arc::new(kept));
 }
 
 /// Sets aside what does not fit the rest of the model: global properties, then VMs: one of each loop of netvms,
@@ -553,7 +650,7 @@ fn fitting(model: Model) -> Model {
         if let Err(refusal) = (rules.fits)(&snapshot, &value) {
             let as_value = |vm| (vm, Reference::Property(global.name().to_owned()));
             let references = value.as_vm().into_iter().map(as_value).collect();
-            let row = SetAside { references, ..aside("global", global.name(), format!("{refusal:?}")) };
+            let row = SetAside { references, ..aside("global", global.name(), refusal.of_stored()) };
             report(&row);
             snapshot.model.put_global(*global, None);
             snapshot.model.put_set_aside(row);
@@ -561,11 +658,16 @@ fn fitting(model: Model) -> Model {
     }
     let vms: Vec<Arc<Vm>> = snapshot.model.vms().cloned().collect();
     for vm in vms {
-        let bad = vm.properties.iter().find_map(|(property, value)| {
-            property::fits(&snapshot, &vm, *property, value)
-                .err()
-                .map(|refusal| format!("property {property}: {refusal:?}"))
+        let judged = vm.properties.iter().filter_map(|(property, value)| {
+            let refusal = property::fits(&snapshot, &vm, *property, value).err()?;
+            Some((*property, format!("property {property}: {}", refusal.of_stored())))
         });
+        let bad: Vec<(Property, Bad)> = judged.collect();
+        if vm.uuid == Vm::DOM0 {
+            without(&mut snapshot.model, &vm, bad);
+            continue;
+        }
+        let bad = bad.into_iter().next().map(|(_, reason)| reason);
         let missing = || {
             let needed = Property::Template.applies_to(vm.class);
             (needed && !vm.properties.contains_key(&Property::Template))

@@ -95,6 +95,7 @@ impl Store {
         let lock = StateLock::take(dir)?;
         let path = dir.join("state.db");
         let name = path.display().to_string();
+        ballast::must_have_store(dir, &path)?;
         let mut db = connect(&path)?;
         let before = schema::migrate(&mut db, &name, |db| {
             for write in first::contents(&first()?)? {
@@ -103,6 +104,7 @@ impl Store {
             Ok(())
         })?;
         File::open(dir).and_then(|dir| dir.sync_all()).at(Op::Store, dir.display())?;
+        ensure_labels(&db).at_store(&name)?;
         let mut model = load::model(&db, &name)?;
         ensure_dom0(&db, &name, &mut model)?;
         let room = Room::of(dir, &path);
@@ -188,7 +190,19 @@ fn numbers_of_now() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(0)
 }
 
-/// There is no model without dom0: one whose row is bad or missing begins anew, with nothing set.
+/// The built-in labels cannot be removed: those that are missing come back, where nothing has their place.
+fn ensure_labels(db: &Connection) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO label (idx, name, colour) SELECT ?1, ?2, ?3
+        WHERE NOT EXISTS (SELECT 1 FROM label WHERE idx = ?1 OR name = ?2)";
+    for (index, (name, colour)) in (1..).zip(super::label::BUILT_IN) {
+        if db.execute(sql, rusqlite::params![i64::from(index), name, colour])? > 0 {
+            tracing::error!(name, "a built-in label was not in the store");
+        }
+    }
+    Ok(())
+}
+
+/// There is no model without dom0: one whose row is missing, or has another's identity, begins anew, with nothing set.
 fn ensure_dom0(db: &Connection, name: &str, model: &mut Model) -> Result<()> {
     if model.vm(Vm::DOM0).is_some() {
         return Ok(());
@@ -197,10 +211,20 @@ fn ensure_dom0(db: &Connection, name: &str, model: &mut Model) -> Result<()> {
     let label = label.ok_or_else(|| Error::new(Kind::Corrupt, Op::Store, name).because("it has no label"))?;
     let dom0 = Arc::new(dom0(label));
     if model.uuid_is_free(Vm::DOM0) {
+        make_way(db).at_store(name)?;
         Write::AddVm(dom0.clone()).execute(db).at_store(name)?;
     }
     tracing::error!("dom0 has no good row in the store; nothing is set for it");
     model.put_vm(dom0);
+    Ok(())
+}
+
+/// Takes name and number of dom0 from rows that have no right to them. They are set aside, and stay so.
+fn make_way(db: &Connection) -> rusqlite::Result<()> {
+    let dom0 = Vm::DOM0.to_string();
+    db.execute("UPDATE vm SET name = name || '.' || uuid WHERE name = 'dom0' AND uuid <> ?1", [&dom0])?;
+    let number = "UPDATE vm SET qid = (SELECT min(min(qid), 0) - 1 FROM vm) WHERE qid = 0 AND uuid <> ?1";
+    db.execute(number, [&dom0])?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use rusqlite::{Connection, Row};
 
 /// A row of `vm`.
+#[derive(Clone)]
 pub(super) struct VmRow {
     pub uuid: String,
     pub qid: i64,

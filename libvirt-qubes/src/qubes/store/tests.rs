@@ -8,9 +8,10 @@ use super::super::global::Global;
 use super::super::ids::Dispid;
 use super::super::notes::{Notes, NotesText};
 use super::super::pending::{PendingKind, StartPhase, VolumeProgress};
+use super::super::property::{self, Property};
 use super::super::testing::{self, Rig, new_vm};
 use super::super::value::{Shown, Value};
-use super::super::{create, pool, property};
+use super::super::{create, pool};
 use super::*;
 use crate::config::Access;
 use crate::ids::{ByteSize, PoolName};
@@ -292,9 +293,12 @@ fn a_bad_row_of_a_vm_is_set_aside_and_keeps_what_it_has() {
         ("UPDATE vm_property SET name = 'nonsense'", "nonsense"),
         ("UPDATE vm_property SET name = 'xid'", "xid"),
         ("UPDATE vm_reference SET name = 'memory'", "memory"),
-        ("UPDATE vm_reference SET target = NULL", "VmRequired"),
+        ("UPDATE vm_reference SET target = NULL", "may not be none"),
         ("DELETE FROM vm_reference", "no template"),
-        ("UPDATE vm_reference SET target = '00000000-0000-0000-0000-000000000000'", "WrongClass"),
+        (
+            "UPDATE vm_reference SET target = '00000000-0000-0000-0000-000000000000'",
+            "AdminVM, not TemplateVM",
+        ),
         ("UPDATE vm_reference SET target = 'nobody'", "nobody"),
         ("UPDATE volume SET kind = 'liquid' WHERE vm IN (SELECT uuid FROM vm WHERE name = 'work')", "liquid"),
         ("UPDATE volume SET pool = 'gone' WHERE vm IN (SELECT uuid FROM vm WHERE name = 'work')", "gone"),
@@ -368,6 +372,30 @@ fn what_refers_to_a_bad_row_loads_and_the_bad_row_keeps_others_in_use() {
     let debian = testing::vm(&state, "debian").uuid;
     let refused = super::super::remove::begin(&state, debian).unwrap_err();
     assert!(format!("{refused:?}").contains("work"), "{refused:?}");
+
+    let mut rig = Rig::new();
+    for name in ["base", "net", "work"] {
+        let new = new_vm(name, VmClass::StandaloneVm, None);
+        let plan = rig.commit(move |state| create::begin(state, &new)).unwrap();
+        rig.commit(move |state| create::finish(state, &plan)).unwrap();
+    }
+    for (vm, name, value) in [
+        ("base", "template_for_dispvms", "True"),
+        ("net", "provides_network", "True"),
+        ("work", "netvm", "net"),
+        ("work", "default_dispvm", "base"),
+    ] {
+        let vm = rig.snapshot().model.vm_named(vm).unwrap().uuid;
+        rig.commit(move |state| property::set(state, vm, name, value.as_bytes())).unwrap();
+    }
+    rig.close();
+    edit(rig.dir.path(), "UPDATE vm SET class = 'CloudVM' WHERE name = 'work'");
+    let state = testing::snapshot_of(testing::open(rig.dir.path()).model);
+    for (vm, name) in [("net", "provides_network"), ("base", "template_for_dispvms")] {
+        let vm = testing::vm(&state, vm).uuid;
+        let refused = property::set(&state, vm, name, b"False").unwrap_err();
+        assert!(format!("{:?}", refused.refusal).contains("work"), "{refused:?}");
+    }
 }
 
 #[test]
@@ -411,6 +439,86 @@ fn there_is_always_a_dom0() {
         let model = testing::open(dir.path()).model;
         assert_eq!(model.vms().next().map(|vm| vm.name.as_str()), Some("dom0"), "{sql}");
     }
+}
+
+#[test]
+fn what_is_bad_of_dom0_is_set_aside_by_itself_and_the_rest_of_it_holds() {
+    let dom0 = "00000000-0000-0000-0000-000000000000";
+    let good = format!(
+        "INSERT INTO feature VALUES ('{dom0}', 'keep', '1', 1); INSERT INTO tag VALUES ('{dom0}', 'keept');
+         INSERT INTO vm_property VALUES ('{dom0}', 'include_in_backups', 'False');"
+    );
+    for (sql, table, word) in [
+        (format!("INSERT INTO vm_property VALUES ('{dom0}', 'zork', '1')"), "vm_property", "zork"),
+        (format!("INSERT INTO vm_reference VALUES ('{dom0}', 'zork', NULL)"), "vm_reference", "zork"),
+        (format!("INSERT INTO tag VALUES ('{dom0}', 'a b')"), "tag", "a b"),
+        (format!("INSERT INTO feature VALUES ('{dom0}', 'a b', '', 2)"), "feature", "a b"),
+        ("UPDATE vm SET label = 99 WHERE qid = 0".to_owned(), "label", "99"),
+        ("UPDATE vm SET qid = 7, name = 'zero' WHERE qid = 0".to_owned(), "vm", "number 0"),
+        (
+            format!(
+                "INSERT INTO vm_reference SELECT '{dom0}', 'default_dispvm', uuid FROM vm WHERE name = 'work'"
+            ),
+            "vm_reference",
+            "template_for_dispvms",
+        ),
+    ] {
+        let dir = filled();
+        edit(dir.path(), &good);
+        edit(dir.path(), &sql);
+        let opened = testing::open(dir.path());
+        let found: Vec<_> = opened.model.set_aside().collect();
+        assert!(
+            found.len() == 1 && found[0].table == table && found[0].reason.contains(word),
+            "{sql}: {found:?}"
+        );
+        let dom0 = opened.model.vm(Vm::DOM0).unwrap();
+        assert_eq!(
+            (dom0.name.as_str(), dom0.qid.get(), dom0.feature("keep")),
+            ("dom0", 0, Some("1")),
+            "{sql}"
+        );
+        assert!(dom0.tags.iter().any(|tag| tag.as_str() == "keept"), "{sql}");
+        assert_eq!(dom0.flag(Property::IncludeInBackups), Some(false), "{sql}");
+        // What is set from now on is stored.
+        Write::AddTag(Vm::DOM0, "more".parse().unwrap()).execute(&opened.store.db).unwrap();
+    }
+}
+
+#[test]
+fn a_dom0_with_anothers_identity_and_missing_labels_keep_no_daemon_from_starting() {
+    let strange = "UPDATE vm SET uuid = '11111111-1111-1111-1111-111111111111' WHERE name = 'dom0'";
+    let numberless =
+        "UPDATE vm SET uuid = '11111111-1111-1111-1111-111111111111', qid = 9 WHERE name = 'dom0'";
+    for (sql, bad) in [(strange, 1), (numberless, 1), ("DELETE FROM label", 0)] {
+        let dir = filled();
+        edit(dir.path(), sql);
+        for _ in 0..2 {
+            let opened = testing::open(dir.path());
+            assert!(opened.model.vm(Vm::DOM0).is_some() && opened.model.vm_named("work").is_some(), "{sql}");
+            assert_eq!((opened.model.set_aside().count(), opened.model.labels().count()), (bad, 8), "{sql}");
+            Write::AddTag(Vm::DOM0, "mine".parse().unwrap()).execute(&opened.store.db).unwrap();
+            Write::RemoveTag(Vm::DOM0, "mine".parse().unwrap()).execute(&opened.store.db).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_gone_is_not_begun_anew_until_its_ballast_is_gone_too() {
+    let dir = filled();
+    let store = dir.path().join("state.db");
+    for gone in [true, false] {
+        if gone {
+            std::fs::remove_file(&store).unwrap();
+        } else {
+            std::fs::write(&store, b"").unwrap();
+        }
+        let error = Store::open(dir.path(), || panic!("not a first start")).unwrap_err();
+        assert!(error.report().contains("ballast"), "{}", error.report());
+        assert!(store.exists() != gone);
+    }
+    std::fs::remove_file(dir.path().join("ballast")).unwrap();
+    assert_eq!(testing::open(dir.path()).start, Start::First);
 }
 
 #[test]
