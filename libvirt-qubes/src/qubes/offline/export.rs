@@ -38,5 +38,5 @@ pub fn export(state: &Path, dir: &Path) -> Result<Exported> {
     findings.extend(dirs::write(&snapshot.model, dir)?);
     files::write(&dir.join("qubes.xml"), |out| print::print(&document, out))?;
     opened.store.close()?;
-    Ok(Exported { vms: snapshot.model.vm_count(), findings })
+    Ok(Exported { vms: document.domains.len(), findings })
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::super::assignment::{AssignedDevice, Assignment, AssignmentMode};
 use super::super::class::VmClass;
+use super::super::create;
 use super::super::global::Global;
 use super::super::ids::LabelIndex;
 use super::super::model::Model;
@@ -208,6 +209,47 @@ fn firewall_rules_and_notes_move_with_the_folders_of_their_vms() {
     into.bad = Bad::SetAside;
     import(&into).unwrap();
     assert_eq!(rules(&model(&into.state), "work"), [""; 0], "nothing passes by rules that are not known");
+}
+
+#[test]
+fn what_is_given_out_names_nothing_that_is_left_out() {
+    let mut rig = testing::Rig::new();
+    for (name, class, template) in [
+        ("debian", VmClass::TemplateVm, None),
+        ("work", VmClass::AppVm, Some("debian")),
+        ("net", VmClass::StandaloneVm, None),
+        ("lone", VmClass::StandaloneVm, None),
+    ] {
+        let new = new_vm(name, class, template);
+        let plan = rig.commit(move |seen| create::begin(seen, &new)).unwrap();
+        rig.commit(move |seen| create::finish(seen, &plan)).unwrap();
+    }
+    for (vm, name, value) in [("net", "provides_network", "True"), ("lone", "netvm", "net")] {
+        let vm = rig.snapshot().model.vm_named(vm).unwrap().uuid;
+        rig.commit(move |seen| super::super::property::set(seen, vm, name, value.as_bytes())).unwrap();
+    }
+    rig.close();
+    let state = rig.dir.path();
+    let edit = rusqlite::Connection::open(state.join("state.db")).unwrap();
+    edit.execute("UPDATE vm SET class = 'CloudVM' WHERE name IN ('debian', 'net')", []).unwrap();
+    drop(edit);
+    let out = tempfile::tempdir().unwrap();
+    let exported = export(state, out.path()).unwrap();
+    assert_eq!(exported.vms, 2, "{:?}", exported.findings);
+    let told = |word: &str| exported.findings.iter().any(|finding| finding.to_string().contains(word));
+    assert!(
+        told("domain 'work': its template") && told("domain 'lone': netvm is 'net'"),
+        "{:?}",
+        exported.findings
+    );
+
+    let file = out.path().join("qubes.xml");
+    let second = tempfile::tempdir().unwrap();
+    let read = import(&request(&second.path().join("state"), &file, Bad::Refused)).unwrap();
+    assert!(read.findings.iter().all(|finding| finding.weight == Weight::Note), "{:?}", read.findings);
+    let model = model(&second.path().join("state"));
+    let lone = model.vm_named("lone").unwrap();
+    assert_eq!(lone.properties.get(&Property::Netvm), Some(&Value::Vm(None)));
 }
 
 #[test]

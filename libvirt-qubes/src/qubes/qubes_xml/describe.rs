@@ -1,6 +1,9 @@
 //! From the model to a document.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use uuid::Uuid;
 
 use super::super::assignment::{ANY, AssignedDevice, Assignment};
 use super::super::class::{VmClass, VolumeKind};
@@ -18,16 +21,17 @@ use crate::config::Access;
 
 /// Describes a model, and names what the format cannot hold.
 pub fn describe(snapshot: &Snapshot) -> (Document, Vec<Finding>) {
-    let mut describing = Describing { snapshot, findings: Findings::default() };
+    let mut describing = Describing { snapshot, findings: Findings::default(), left_out: BTreeSet::new() };
     let model = &snapshot.model;
     let mut vms: Vec<&Arc<Vm>> = model.vms().collect();
     vms.sort_by_key(|vm| vm.qid);
+    let vms = describing.those_with_templates(vms);
     let document = Document {
         labels: Some(model.labels().map(|label| label_entry(label)).collect()),
         pools: Some(model.pools().map(|pool| describing.pool(pool)).collect()),
         properties: model
             .globals()
-            .filter_map(|(global, value)| describing.entry(global.name(), &text(model, value), "the system"))
+            .filter_map(|(global, value)| describing.valued(global.name(), value, "the system"))
             .collect(),
         domains: vms.into_iter().map(|vm| describing.domain(vm)).collect(),
     };
@@ -82,9 +86,51 @@ fn is_attribute_name(name: &str) -> bool {
 struct Describing<'a> {
     snapshot: &'a Snapshot,
     findings: Findings,
+    /// VMs that others refer to and that are not in the document.
+    left_out: BTreeSet<Uuid>,
 }
 
 impl Describing<'_> {
+    /// Leaves out VMs without the template that they cannot be without: it is set aside, or left out itself.
+    fn those_with_templates<'v>(&mut self, mut vms: Vec<&'v Arc<Vm>>) -> Vec<&'v Arc<Vm>> {
+        let model = &self.snapshot.model;
+        let bad = model.set_aside().filter(|row| row.table == "vm").filter_map(|row| row.uuid);
+        self.left_out = bad.collect();
+        loop {
+            let (kept, out): (Vec<_>, Vec<_>) = vms.into_iter().partition(|vm| {
+                let template = vm.properties.get(&Property::Template).and_then(Value::as_vm);
+                template.is_none_or(|template| !self.left_out.contains(&template))
+            });
+            vms = kept;
+            if out.is_empty() {
+                return vms;
+            }
+            for vm in out {
+                self.findings.problem(
+                    0,
+                    &format!("domain '{}'", vm.name),
+                    "its template is left out, and so is it",
+                );
+                self.left_out.insert(vm.uuid);
+            }
+        }
+    }
+
+    /// A property. What names a VM that is not in the document names none.
+    fn valued(&mut self, name: &str, value: &Value, about: &str) -> Option<Entry> {
+        let model = &self.snapshot.model;
+        if value.as_vm().is_some_and(|vm| self.left_out.contains(&vm)) {
+            let vm = text(model, value);
+            self.findings.problem(
+                0,
+                about,
+                format!("{name} is '{vm}', which is left out: none in its place"),
+            );
+            return Some(plain(name, ""));
+        }
+        self.entry(name, &text(model, value), about)
+    }
+
     fn entry(&mut self, name: &str, value: &str, about: &str) -> Option<Entry> {
         if is_xml(value) {
             return Some(plain(name, value));
@@ -117,13 +163,12 @@ impl Describing<'_> {
             properties: self.properties(vm, &about),
             features: features.iter().map(|(n, f)| plain(n.as_str(), f.value.as_str())).collect(),
             tags: vm.tags.iter().map(|tag| plain(tag.as_str(), "")).collect(),
-            devices: vm.assignments.iter().map(|(device, how)| self.device(device, how)).collect(),
+            devices: self.devices(vm, &about),
             volumes: vm.volumes.iter().map(|volume| self.volume(vm, volume)).collect(),
         }
     }
 
     fn properties(&mut self, vm: &Vm, about: &str) -> Vec<Entry> {
-        let model = &self.snapshot.model;
         let mut entries = vec![Entry {
             line: 0,
             name: "label".to_owned(),
@@ -136,10 +181,27 @@ impl Describing<'_> {
             entries.push(plain("uuid", vm.uuid.to_string()));
         }
         for (property, value) in &vm.properties {
-            entries.extend(self.entry(property.name(), &text(model, value), about));
+            entries.extend(self.valued(property.name(), value, about));
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         entries
+    }
+
+    fn devices(&mut self, vm: &Vm, about: &str) -> Vec<DeviceEntry> {
+        let mut devices = Vec::new();
+        for (device, how) in vm.assignments.iter() {
+            if device.backend.is_some_and(|backend| self.left_out.contains(&backend)) {
+                let port = AssignedDevice::written(device.port.as_ref());
+                self.findings.problem(
+                    0,
+                    about,
+                    format!("the backend of device '{port}' is left out, and so is it"),
+                );
+            } else {
+                devices.push(self.device(device, how));
+            }
+        }
+        devices
     }
 
     fn device(&self, device: &AssignedDevice, how: &Assignment) -> DeviceEntry {
