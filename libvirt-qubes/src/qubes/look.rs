@@ -151,7 +151,10 @@ impl Host {
                         self.figures.domains.store(Arc::new(list));
                     }
                 }
-                _ = pools.tick() => self.refresh_pools().await,
+                _ = pools.tick() => {
+                    self.refresh_pools().await;
+                    self.look_at_kernels().await;
+                }
             }
         }
     }

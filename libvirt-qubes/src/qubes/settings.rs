@@ -59,8 +59,12 @@ impl Host {
         self.committer.commit(move |seen| global::reset(seen, &name)).await
     }
 
+    /// Sees what the folders of kernels say now.
     pub(super) async fn look_at_kernels(&self) {
         let kernels = Arc::new(kernels(&self.storage, &self.kernel_pools()).await);
+        if self.snapshot().cells.host.kernels == kernels {
+            return;
+        }
         self.sequencer.update(|_, cells| {
             let view = HostView { kernels, ..HostView::clone(&cells.host) };
             cells.host = Arc::new(view);

@@ -100,6 +100,10 @@ impl Host {
     }
 
     async fn run_start(self: &Arc<Self>, vm: &Arc<Vm>, registered: &Registered) -> Result<(), HostError> {
+        if vm.volume("kernel").is_some() {
+            // What its folder says is part of what is started.
+            self.look_at_kernels().await;
+        }
         let seen = self.snapshot();
         if let Some(rationale) = vm.feature("prohibit-start").filter(|text| !text.is_empty()) {
             let rationale = rationale.to_owned();

@@ -49,7 +49,7 @@ fn a_kernel_is_a_folder_with_an_image_and_perhaps_more() {
     std::fs::write(dir.path().join("vm-kernels/file"), "").unwrap();
     let kernels = driver.as_kernels().unwrap();
     let versions: Vec<_> = kernels.versions().unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(versions, ["5.15-small", "6.1"]);
+    assert_eq!(versions, ["5.15-small", "6.1", "broken"]);
     let folder = dir.path().join("vm-kernels/6.1");
     let kernel = kernels.kernel(&"6.1".parse().unwrap()).unwrap();
     assert_eq!(kernel.vmlinuz, folder.join("vmlinuz"));
