@@ -253,6 +253,9 @@ impl Driver for ImageDriver {
     }
 
     fn remove(&self, id: &VolumeId) -> Result<()> {
+        // Where its folder is not, nobody can say that the volume is gone: a file system is not mounted.
+        let group = self.shared.dir.join(id.group.as_str());
+        std::fs::metadata(&group).at(Op::RemoveVolume, group.display())?;
         self.place(id, Op::RemoveVolume).remove_all()
     }
 
