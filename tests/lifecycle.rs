@@ -480,10 +480,20 @@ fn a_disk_is_one_vms_at_a_time() {
     let own = files(&daemon.state()).into_iter().map(|name| daemon.state().join(name));
     for file in own.filter(|path| path.to_str().is_some_and(|path| !path.contains(['@', '~']))) {
         let (class, text) = attach("two", &format!("dom0+{}", file.display())).exception();
-        assert_eq!(
-            (class.as_str(), text.as_str()),
-            ("ProtocolError", "Cannot attach ambiguous block device.")
-        );
+        let expected = format!("Cannot attach ambiguous block device. {}: it is a volume", file.display());
+        assert!(class == "ProtocolError" && text.starts_with(&expected), "{class} {text}");
+    }
+    std::fs::write(daemon.dir().join("empty.img"), b"").unwrap();
+    for (port, why) in [
+        (format!("{dir}/nothing.img"), "it does not exist"),
+        (format!("{dir}/empty.img"), "it is empty"),
+        (dir.clone(), "it is neither a regular file nor a block device"),
+        ("/proc/self/mem".to_owned(), "the kernel makes it up"),
+        ("/sys/kernel/uevent_seqnum".to_owned(), "the kernel makes it up"),
+    ] {
+        let (class, text) = attach("two", &format!("dom0+{port}")).exception();
+        let expected = format!("Cannot attach ambiguous block device. {port}: {why}");
+        assert_eq!((class.as_str(), text.as_str()), ("ProtocolError", expected.as_str()));
     }
     assert_eq!(daemon.call("mgmt.vm.device.block.Detach", "one", &device, b"").ok(), "");
     assert_eq!(attach("two", &device).ok(), "");

@@ -411,8 +411,8 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             Class::QubesVMNotRunningError,
             "VM not running, cannot attach device, do you mean `assign`?",
         ),
-        Refusal::UnknownDevice { class } => {
-            exception(Class::ProtocolError, "Cannot attach ambiguous %s device.", [class.to_owned()])
+        Refusal::UnknownDevice { class, why } => {
+            exception(Class::ProtocolError, "Cannot attach ambiguous %s device. %s", [class.to_owned(), why])
         }
         Refusal::DeviceAlreadyAttached { class, device, vm } => exception(
             Class::DeviceAlreadyAttached,

@@ -94,7 +94,12 @@ impl Host {
         let path = path.to_owned();
         self.device_operation(vm, move |host, vm, cancel| async move {
             if host.is_own(&path).await {
-                return Err(Refusal::UnknownDevice { class: CLASS }.into());
+                return Err(unknown(&path, "it is a volume, or the daemon's own").into());
+            }
+            let looked = path.clone();
+            let made_up = tokio::task::spawn_blocking(move || made_up(&looked));
+            if let Some(why) = made_up.await.map_err(|_| HostError::Bug)? {
+                return Err(unknown(&path, why).into());
             }
             let disk_id = host.look_at(&path).await?;
             let shown = format!("dom0:{}:{UNKNOWN}", path.display());
@@ -241,17 +246,40 @@ impl Host {
 
     /// What a path is, seen off the async threads. What is not there, or can be no disk, is an unknown device.
     async fn look_at(&self, path: &Path) -> Result<DiskId, HostError> {
-        let path = path.to_owned();
+        let looked = path.to_owned();
         let looked =
-            tokio::task::spawn_blocking(move || DiskId::of(&path)).await.map_err(|_| HostError::Bug)?;
+            tokio::task::spawn_blocking(move || DiskId::of(&looked)).await.map_err(|_| HostError::Bug)?;
         looked.map_err(|error| {
-            if matches!(error.kind(), Kind::NotFound | Kind::Invalid) {
-                Refusal::UnknownDevice { class: CLASS }.into()
+            if error.kind() == Kind::NotFound {
+                unknown(path, "it does not exist").into()
+            } else if error.kind() == Kind::Invalid {
+                unknown(path, "it is neither a regular file nor a block device").into()
             } else {
                 error.into()
             }
         })
     }
+}
+
+fn unknown(path: &Path, why: &str) -> Refusal {
+    Refusal::UnknownDevice { class: CLASS, why: format!("{}: {why}", path.display()) }
+}
+
+/// Why a regular file has no blocks to give to a guest, if it has none. What cannot be looked at is not judged here.
+/// Blocks.
+fn made_up(path: &Path) -> Option<&'static str> {
+    /// statfs(2) of file systems whose files the kernel makes up: proc, sysfs, debugfs, tracefs, cgroup, cgroup2,
+    /// securityfs.
+    const MADE_UP: [u32; 7] =
+        [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x0027_e0eb, 0x6367_7270, 0x7363_6673];
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let kind = rustix::fs::statfs(path).ok()?.f_type;
+    if MADE_UP.iter().any(|made_up| i64::from(*made_up) == kind) {
+        return Some("the kernel makes it up");
+    }
+    (std::fs::metadata(path).ok()?.len() == 0).then_some("it is empty")
 }
 
 fn options(access: Access) -> BTreeMap<String, String> {

@@ -480,6 +480,8 @@ pub enum Refusal {
     UnknownDevice {
         /// The device's class.
         class: &'static str,
+        /// The device, and why it is none.
+        why: String,
     },
     /// The VM has the device.
     DeviceAlreadyAttached {
