@@ -34,6 +34,8 @@ use crate::ids::DomId;
 const LIST_EVERY: Duration = Duration::from_secs(1);
 /// How often xenstored is asked whether it lives.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// So many checks in a row must fail until xenstored counts as gone: a busy one may miss one or two.
+const CHECKS: u32 = 4;
 /// After a failure of the loop itself.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Events kept for a slow receiver; one that falls behind further is told that it did.
@@ -73,7 +75,7 @@ impl Events {
             asked: Arc::clone(&asked),
             watches: BTreeMap::new(),
             fds: Vec::new(),
-            xenstored_lives: true,
+            failed_checks: 0,
         };
         let named = thread::Builder::new().name("libxl-events".to_owned());
         let run = move || {
@@ -188,7 +190,8 @@ struct Loop {
     asked: Asked,
     watches: BTreeMap<u32, Watch>,
     fds: Vec<pollfd>,
-    xenstored_lives: bool,
+    /// How many times in a row xenstored has not answered.
+    failed_checks: u32,
 }
 
 impl Loop {
@@ -395,19 +398,23 @@ impl Loop {
     }
 
     fn check_xenstored(&mut self) {
-        let lives = xenstore::check();
-        match &lives {
-            Err(error) if self.xenstored_lives => {
-                tracing::error!(
-                    error = error.report(),
-                    "xenstored does not answer; this host needs a reboot"
-                );
+        let Err(error) = xenstore::check() else {
+            if self.failed_checks >= CHECKS {
+                tracing::warn!("xenstored answers again");
+                self.tell(HypervisorEvent::Lost);
+            }
+            self.failed_checks = 0;
+            return;
+        };
+        self.failed_checks = self.failed_checks.saturating_add(1);
+        match self.failed_checks {
+            CHECKS => {
+                tracing::error!(error = error.report(), "xenstored has ended; this host needs a reboot");
                 self.tell(HypervisorEvent::Unavailable);
             }
-            Ok(()) if !self.xenstored_lives => self.tell(HypervisorEvent::Lost),
+            1 => tracing::warn!(error = error.report(), "xenstored does not answer"),
             _ => {}
         }
-        self.xenstored_lives = lives.is_ok();
     }
 
     fn tell(&self, event: HypervisorEvent) {
