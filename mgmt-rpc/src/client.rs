@@ -94,6 +94,11 @@ impl Client {
         self
     }
 
+    /// Whether somebody listens at the socket.
+    pub async fn reaches(&self) -> bool {
+        UnixStream::connect(&self.socket).await.is_ok()
+    }
+
     /// Makes a call and waits for the whole answer.
     ///
     /// # Errors

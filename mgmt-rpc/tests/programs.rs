@@ -436,3 +436,20 @@ fn another_user_is_refused_whatever_the_mode_of_the_socket() {
     assert_eq!(run(&mut as_nobody, b""), (Some(1), String::new(), denied));
     assert_eq!(daemon.mgmt(&["vm", "start", "work"]), ok(""));
 }
+
+#[test]
+fn a_daemon_that_ends_before_it_answers_is_no_refusal() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        // All of the request: else the client sees a connection that was reset.
+        std::io::copy(&mut client, &mut std::io::sink()).unwrap();
+        drop(listener);
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mgmt"));
+    let ran = run(command.arg("--socket").arg(&socket).args(["vm", "list"]), b"");
+    assert_eq!(ran, (Some(3), String::new(), "mgmt: the daemon ended before it answered\n".to_owned()));
+    daemon.join().unwrap();
+}

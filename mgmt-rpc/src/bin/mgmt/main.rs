@@ -90,7 +90,15 @@ fn main() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let exit = match runtime {
-        Ok(runtime) => runtime.block_on(run(&shell, arguments.noun)),
+        Ok(runtime) => runtime.block_on(async {
+            match run(&shell, arguments.noun).await {
+                // Silence is a refusal only of a daemon that lives.
+                Err(Exit::Silence) if !shell.client.reaches().await => {
+                    Err(Exit::Failed("the daemon ended before it answered".to_owned()))
+                }
+                exit => exit,
+            }
+        }),
         Err(error) => Err(Exit::Local(error.to_string())),
     };
     let code = match exit {
