@@ -71,6 +71,7 @@ const STEPS: &[Step] = &[
     Step::Mgmt("call mgmt.vm.CurrentState work"),
     Step::Only(Host::Xen, &Step::Shell("xl list work")),
     Step::Mgmt("vm unpause work"),
+    Step::Only(Host::Xen, &Step::Shell("xl list work")),
     Step::Say("It is given a disk, and the disk is taken again"),
     Step::Shell("truncate -s 4M $DISK"),
     Step::Mgmt("call mgmt.vm.device.block.Attach work dom0+$DISK"),
@@ -86,8 +87,10 @@ const STEPS: &[Step] = &[
     Step::Until("mgmt vm list | grep 'work.*Halted'"),
     Step::Only(Host::Xen, &Step::Shell("xl list")),
     Step::Mgmt("vm start work"),
+    Step::Only(Host::Xen, &Step::Shell("xl list work")),
     Step::Mgmt("vm kill work"),
     Step::Mgmt("vm list"),
+    Step::Only(Host::Xen, &Step::Shell("xl list")),
     Step::Mgmt("vm remove work"),
     Step::Mgmt("vm remove base"),
     Step::Mgmt("vm list"),
@@ -148,7 +151,9 @@ clean_up() {
     trap - EXIT
     if kill -TERM "$daemon" 2>/dev/null; then
         wait "$daemon"
-        printf '\nmgmtd ended with status %s\n' $?
+        ended=$?
+        printf '\nmgmtd ended with status %s\n' $ended
+        [ $status != 0 ] || status=$ended
     fi
     [ $status = 0 ] || sed 's/^/mgmtd: /' "$STATE/log"
     rm -rf "$STATE" "$DISK"
@@ -165,15 +170,17 @@ show() {
 }
 refused() {
     printf '\n$ %s\n' "$1"
-    if eval "$1" 2>&1; then echo 'this should have been refused'; exit 1; fi
+    eval "$1" 2>&1 && { echo 'this should have been refused'; exit 1; }
+    [ $? = 1 ] || { echo 'this is no refusal'; exit 1; }
 }
 until_true() {
-    local end=$((SECONDS + 60))
-    until eval "$1"; do
-        [ $SECONDS -lt $end ] || { printf '\nnot true after 240 s: %s\n' "$1"; exit 1; }
+    local end=$((SECONDS + 240)) answer
+    printf '\n$ %s\n' "$1"
+    until answer=$(eval "$1"); do
+        [ $SECONDS -lt $end ] || { printf 'not true after 240 s\n'; exit 1; }
         sleep 0.2
     done
-    printf '\n$ %s\n' "$1"
+    printf '%s\n' "$answer"
 }
 mgmt() {
     command mgmt --socket "$SOCKET" "$@"
