@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mgmt_block::xenstore::{self, Connection};
-use mgmt_block::{Access, Attach, BufferedIo, LoopDevice, Reference};
+use mgmt_block::{Access, Attach, BufferedIo, Lifetime, LoopDevice, Reference};
 
 /// One line for the administrator: what failed, on what, why, and what to do.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ pub(crate) fn add(backend: &mut Backend) -> Result<(), Failure> {
     match open(params, access)? {
         Target::Block { major, minor, path } => publish(backend, &path, major, minor),
         Target::File { file, path } => {
-            let how = Attach { access, io, reference: backend.reference };
+            let how = Attach { access, io, reference: backend.reference, lifetime: Lifetime::Kept };
             let device = LoopDevice::attach(&file, &how).map_err(|e| {
                 let what = format!("cannot attach {} to a loop device", path.display());
                 Failure::caused(what, &e, "is the kernel's module loop loaded, and is Linux 5.8 or later?")

@@ -10,4 +10,4 @@ mod ioctl;
 mod loop_device;
 pub mod xenstore;
 
-pub use loop_device::{Access, Attach, BufferedIo, FileId, LoopDevice, Reference, Status, find};
+pub use loop_device::{Access, Attach, BufferedIo, FileId, Lifetime, LoopDevice, Reference, Status, find};

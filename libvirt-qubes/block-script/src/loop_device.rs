@@ -1,7 +1,7 @@
 //! Loop devices: attach a file, ask what is attached, take over a new size, detach.
 //!
-//! A `LoopDevice` is an open handle, not the binding: dropping it leaves the file attached. Every call here is a
-//! short system call and may block for a disk.
+//! A `LoopDevice` is an open handle, not the binding: dropping it leaves the file attached, unless it was attached for
+//! as long as it is open. Every call here is a short system call and may block for a disk.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -89,6 +89,15 @@ pub enum BufferedIo {
     DirectWherePossible,
 }
 
+/// Until when a file stays attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is detached.
+    Kept,
+    /// Until nobody has the device open any more; the handle counts. A process that is killed leaves none.
+    WhileOpen,
+}
+
 /// How to attach a file.
 #[derive(Clone, Debug)]
 pub struct Attach {
@@ -98,6 +107,8 @@ pub struct Attach {
     pub io: BufferedIo,
     /// Kept with the device; see [`Status::reference`].
     pub reference: Reference,
+    /// When it is detached.
+    pub lifetime: Lifetime,
 }
 
 /// What a device says of its binding.
@@ -158,6 +169,9 @@ impl LoopDevice {
         }
         if how.io == BufferedIo::DirectWherePossible {
             info.lo_flags |= LoopFlags::DIRECT_IO;
+        }
+        if how.lifetime == Lifetime::WhileOpen {
+            info.lo_flags |= LoopFlags::AUTOCLEAR;
         }
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         let mut last = io::Error::from(Errno::BUSY);

@@ -14,7 +14,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use common::{loop_devices_usable, none_left};
-use mgmt_block::{Access, Attach, BufferedIo, FileId, LoopDevice, Reference, find};
+use mgmt_block::{Access, Attach, BufferedIo, FileId, Lifetime, LoopDevice, Reference, find};
 
 const READ: u32 = 2;
 const WRITE: u32 = 11;
@@ -228,7 +228,12 @@ fn a_block_device_is_handed_over_and_left_alone() {
         return;
     }
     let disk = disk(7, "w");
-    let how = Attach { access: Access::ReadWrite, io: BufferedIo::Buffered, reference: Reference::EMPTY };
+    let how = Attach {
+        access: Access::ReadWrite,
+        io: BufferedIo::Buffered,
+        reference: Reference::EMPTY,
+        lifetime: Lifetime::Kept,
+    };
     let file = File::options().read(true).write(true).open(&disk.image).unwrap();
     let device = LoopDevice::attach(&file, &how).unwrap();
     // As LVM's names are: a link.
@@ -255,8 +260,16 @@ fn remove_frees_no_device_that_was_attached_for_another_disk() {
     let file = File::open(&disk.image).unwrap();
     let attach = |reference: &str| {
         let reference = Reference::new(reference).unwrap();
-        LoopDevice::attach(&file, &Attach { access: Access::ReadOnly, io: BufferedIo::Buffered, reference })
-            .unwrap()
+        LoopDevice::attach(
+            &file,
+            &Attach {
+                access: Access::ReadOnly,
+                io: BufferedIo::Buffered,
+                reference,
+                lifetime: Lifetime::Kept,
+            },
+        )
+        .unwrap()
     };
     // The same file, as kernels' modules are shared; and the number that this disk once had.
     let others = [attach("backend/vbd/9/51712"), attach("")];
@@ -277,7 +290,8 @@ fn remove_finds_the_device_of_an_add_that_was_killed_before_its_note() {
     }
     let disk = disk(10, "w");
     let reference = Reference::new(&disk.backend).unwrap();
-    let how = Attach { access: Access::ReadOnly, io: BufferedIo::Buffered, reference };
+    let how =
+        Attach { access: Access::ReadOnly, io: BufferedIo::Buffered, reference, lifetime: Lifetime::Kept };
     drop(LoopDevice::attach(File::open(&disk.image).unwrap(), &how).unwrap());
     assert_eq!(disk.devices().len(), 1);
     succeeded(&disk.run("remove"));

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use common::{loop_devices_usable, none_left};
-use mgmt_block::{Access, Attach, BufferedIo, FileId, LoopDevice, Reference, find};
+use mgmt_block::{Access, Attach, BufferedIo, FileId, Lifetime, LoopDevice, Reference, find};
 
 const MIB: u64 = 1 << 20;
 
@@ -28,7 +28,12 @@ fn image(size: u64) -> Image {
 }
 
 fn attach(image: &Image, access: Access, reference: &str) -> LoopDevice {
-    let how = Attach { access, io: BufferedIo::Buffered, reference: Reference::new(reference).unwrap() };
+    let how = Attach {
+        access,
+        io: BufferedIo::Buffered,
+        reference: Reference::new(reference).unwrap(),
+        lifetime: Lifetime::Kept,
+    };
     LoopDevice::attach(&image.file, &how).unwrap()
 }
 
@@ -82,7 +87,12 @@ fn a_file_open_for_reading_is_not_attached_for_writing() {
     }
     let image = image(MIB);
     let id = FileId::of(&image.file.metadata().unwrap());
-    let how = Attach { access: Access::ReadWrite, io: BufferedIo::Buffered, reference: Reference::EMPTY };
+    let how = Attach {
+        access: Access::ReadWrite,
+        io: BufferedIo::Buffered,
+        reference: Reference::EMPTY,
+        lifetime: Lifetime::Kept,
+    };
     // The kernel attaches it read-only of its own accord; then it has to say so.
     match LoopDevice::attach(File::open(&image.path).unwrap(), &how) {
         Ok(device) => {
@@ -159,8 +169,33 @@ fn direct_io_is_a_wish_that_never_fails_the_attach() {
         access: Access::ReadWrite,
         io: BufferedIo::DirectWherePossible,
         reference: Reference::EMPTY,
+        lifetime: Lifetime::Kept,
     };
     let device = LoopDevice::attach(&image.file, &how).unwrap();
     assert_eq!(capacity(&device), MIB);
     device.detach().unwrap();
+}
+
+#[test]
+fn a_device_for_as_long_as_it_is_open_goes_with_its_last_handle() {
+    if !loop_devices_usable("a_device_for_as_long_as_it_is_open_goes_with_its_last_handle") {
+        return;
+    }
+    let image = image(MIB);
+    let how = Attach {
+        access: Access::ReadWrite,
+        io: BufferedIo::Buffered,
+        reference: Reference::EMPTY,
+        lifetime: Lifetime::WhileOpen,
+    };
+    let device = LoopDevice::attach(&image.file, &how).unwrap();
+    let status = device.status().unwrap().unwrap();
+    assert!(status.released_on_close);
+    // Whoever looks at it meanwhile does not end it, and who else has it open keeps it.
+    assert_eq!(find(|s| s.backing == status.backing).unwrap().len(), 1);
+    let user = File::open(device.path()).unwrap();
+    drop(device);
+    assert_eq!(find(|s| s.backing == status.backing).unwrap().len(), 1);
+    drop(user);
+    assert!(none_left(|s| s.backing == status.backing));
 }

@@ -13,7 +13,7 @@ use libvirt_qubes::storage::{
     Driver, Ending, ImageDriver, ImportSize, Job, Resize, Revisions, RevisionsToKeep, SetupCheck, Sharing,
     Step, VolumeId, VolumeKind, VolumeSpec,
 };
-use mgmt_block::{Attach, BufferedIo, LoopDevice, Reference};
+use mgmt_block::{Attach, BufferedIo, Lifetime, LoopDevice, Reference};
 use tempfile::TempDir;
 
 use crate::filesystem::{Mkfs, Mounted, allocated};
@@ -388,6 +388,7 @@ fn a_running_guests_loop_device_grows_with_its_volume() {
         access: mgmt_block::Access::ReadWrite,
         io: BufferedIo::Buffered,
         reference: Reference::EMPTY,
+        lifetime: Lifetime::Kept,
     };
     let device = LoopDevice::attach(&file, &how).unwrap();
     driver.resize(&id, &spec, ByteSize::bytes(16 * MIB)).unwrap();
