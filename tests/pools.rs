@@ -249,3 +249,24 @@ fn a_pool_that_gets_nearly_full_is_told_of_and_refuses_what_takes_space() {
     std::fs::write(memory.path().join("filler"), vec![1; 30 << 20]).unwrap();
     events.until("- pool-usage");
 }
+
+#[test]
+fn snapshots_by_device_mapper_are_refused_with_the_reason_where_they_cannot_be_had() {
+    let daemon = Daemon::start();
+    let dir = daemon.dir().join("fast");
+    let answer = add(&daemon, "file", "fast", &format!("dir_path={}\ncow=dm\n", dir.display()));
+    if std::fs::File::open("/dev/mapper/control").is_ok() {
+        println!("skipped: this machine has device-mapper");
+        return;
+    }
+    refused(&answer, "StoragePoolException", "no snapshots by device-mapper here: /dev/mapper/control");
+    assert!(!dir.exists());
+    assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel"]);
+    for (name, way) in [("auto", "auto"), ("copies", "copy")] {
+        let options = format!("dir_path={}\ncow={way}\n", daemon.dir().join(name).display());
+        assert_eq!(add(&daemon, "file", name, &options).ok(), "");
+    }
+    let daemon = daemon.terminate_and_restart();
+    let info = daemon.call("mgmt.pool.Info", "dom0", "copies", b"").ok();
+    assert!(info.starts_with("cow=copy\n"), "{info}");
+}

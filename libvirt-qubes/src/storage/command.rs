@@ -1,6 +1,6 @@
 //! Running somebody else's program: with a deadline, ended with its children, and with what it has said.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -50,10 +50,28 @@ pub(super) enum Failed {
 /// Runs a command with a process group of its own to its end, or kills it after `limit`. Of each of its outputs the
 /// first `most` bytes are kept.
 pub(super) fn output(command: &mut Command, limit: Duration, most: usize) -> Result<Output, Failed> {
+    output_on(command, b"", limit, most)
+}
+
+/// The same, with what it reads: at most as much as a pipe holds.
+pub(super) fn output_on(
+    command: &mut Command,
+    input: &[u8],
+    limit: Duration,
+    most: usize,
+) -> Result<Output, Failed> {
     let until = Instant::now() + limit;
     let left = || until.saturating_duration_since(Instant::now());
-    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+    let piped = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Watched(piped.spawn().map_err(Failed::Broken)?);
+    if let Some(mut stdin) = child.0.stdin.take() {
+        match stdin.write_all(input) {
+            // It ended without reading all; its status says why.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(Failed::Broken)?,
+        }
+    }
     let (out, errors) = (child.0.stdout.take(), child.0.stderr.take());
     let (tell, told) = mpsc::channel();
     let listen = |pipe: Option<Box<dyn Read + Send>>| {
@@ -119,6 +137,14 @@ mod tests {
             let left = rustix::process::waitpid(None, rustix::process::WaitOptions::NOHANG);
             assert!(!matches!(left, Ok(Some(_))), "{left:?}");
         }
+    }
+
+    #[test]
+    fn input_is_read_and_what_nobody_reads_is_no_error() {
+        let ended = output_on(&mut sh("cat"), b"in", Duration::from_secs(60), 100).unwrap();
+        assert_eq!(ended.out, b"in");
+        let ended = output_on(&mut sh("exit 3"), &[b'x'; 4096], Duration::from_secs(60), 100).unwrap();
+        assert_eq!(ended.status.code(), Some(3));
     }
 
     #[test]

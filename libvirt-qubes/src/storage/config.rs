@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::lvm::{LvName, VgName};
-use super::{CallbackDriver, Driver, ImageDriver, KernelDriver, LvmDriver, SetupCheck, Tuning};
+use super::mapper::DeviceMapper;
+use super::{CallbackDriver, CopyOnWrite, Driver, ImageDriver, KernelDriver, LvmDriver, SetupCheck, Tuning};
 use crate::error::{Error, Kind, Op, Result};
 use crate::ids::{BadId, PoolName};
 
@@ -47,6 +48,7 @@ const DIR: DriverOption = DriverOption { name: "dir_path", need: Need::Required 
 const VOLUME_GROUP: DriverOption = DriverOption { name: "volume_group", need: Need::Required };
 const THIN_POOL: DriverOption = DriverOption { name: "thin_pool", need: Need::Required };
 const CONF_ID: DriverOption = DriverOption { name: "conf_id", need: Need::Required };
+const COW: DriverOption = DriverOption { name: "cow", need: Need::Optional };
 const SETUP_CHECK: DriverOption = DriverOption { name: "setup_check", need: Need::Optional };
 
 impl DriverKind {
@@ -74,7 +76,8 @@ impl DriverKind {
     pub const fn options(self) -> &'static [DriverOption] {
         match self {
             Self::Callback => &[CONF_ID],
-            Self::File | Self::LinuxKernel => &[DIR],
+            Self::File => &[DIR, COW],
+            Self::LinuxKernel => &[DIR],
             Self::FileReflink => &[DIR, SETUP_CHECK],
             Self::LvmThin => &[VOLUME_GROUP, THIN_POOL],
         }
@@ -106,7 +109,14 @@ impl DriverKind {
         let dir = Path::new(given(DIR));
         Ok(match self {
             Self::Callback => Arc::new(CallbackDriver::open(name, given(CONF_ID), tuning)?),
-            Self::File => Arc::new(ImageDriver::file(dir)?.near_full(tuning.near_full_percent)),
+            Self::File => {
+                let way = options.get(COW.name).map(|way| way.parse()).transpose();
+                let way =
+                    way.map_err(|why| bad(format!("{}: {why}", COW.name)))?.unwrap_or(CopyOnWrite::Auto);
+                let mapper = Arc::new(DeviceMapper::new(tuning.command_limit));
+                let driver = ImageDriver::file(dir)?.near_full(tuning.near_full_percent);
+                Arc::new(driver.copy_on_write(way, mapper))
+            }
             Self::LinuxKernel => Arc::new(KernelDriver::new(dir)?),
             Self::FileReflink => {
                 let check = match options.get(SETUP_CHECK.name).map(|v| v.to_ascii_lowercase()).as_deref() {
@@ -182,6 +192,11 @@ mod tests {
                 DriverKind::FileReflink,
                 options(&[("dir_path", "/x"), ("setup_check", "maybe")]),
                 "setup_check is no boolean",
+            ),
+            (
+                DriverKind::File,
+                options(&[("dir_path", "/x"), ("cow", "maybe")]),
+                "cow: must be auto, dm or copy",
             ),
             (DriverKind::LvmThin, options(&[]), "missing required driver options: volume_group, thin_pool"),
             (DriverKind::LvmThin, options(&[("volume_group", "a/b"), ("thin_pool", "p")]), "volume_group: "),

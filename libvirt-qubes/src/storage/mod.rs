@@ -16,6 +16,7 @@ mod job;
 mod kernel;
 mod locks;
 pub mod lvm;
+pub mod mapper;
 mod place;
 mod pool;
 mod sparse;
@@ -29,7 +30,7 @@ pub use config::{DriverKind, DriverOption, Need};
 pub use driver::{
     Contents, Driver, Ending, Kernel, Kernels, PoolUsage, Recovered, Resize, Revisions, Started, VolumeInfo,
 };
-pub use image::{ImageDriver, SetupCheck, Step};
+pub use image::{CopyOnWrite, ImageDriver, SetupCheck, Step};
 pub use import::Import;
 pub use job::{Job, Progress};
 pub use kernel::KernelDriver;

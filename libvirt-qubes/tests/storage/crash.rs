@@ -7,17 +7,19 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libvirt_qubes::Kind;
 use libvirt_qubes::config::Access;
 use libvirt_qubes::ids::ByteSize;
 use libvirt_qubes::storage::{
-    Driver, Ending, ImageDriver, ImportSize, Job, Recovered, Resize, Revisions, RevisionsToKeep, SetupCheck,
-    Sharing, VolumeId, VolumeKind, VolumeSpec,
+    CopyOnWrite, Driver, Ending, ImageDriver, ImportSize, Job, Recovered, Resize, Revisions, RevisionsToKeep,
+    SetupCheck, Sharing, VolumeId, VolumeKind, VolumeSpec,
 };
 
 use crate::filesystem::{Mkfs, Mounted};
+use crate::kernel_model::ModelOfKernel;
 
 /// Large enough that a file whose data is not durable shows it.
 const BYTES: usize = 256 * 1024;
@@ -470,6 +472,8 @@ impl Bench {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavour {
     File,
+    /// `file` with snapshots by device-mapper.
+    Mapped,
     Reflink,
 }
 
@@ -477,9 +481,18 @@ impl Flavour {
     fn driver(self, root: &Path) -> ImageDriver {
         match self {
             Self::File => ImageDriver::file(root).unwrap(),
+            Self::Mapped => {
+                let kernel = Arc::new(ModelOfKernel::new(&devices(root)));
+                ImageDriver::file(root).unwrap().copy_on_write(CopyOnWrite::DeviceMapper, kernel)
+            }
             Self::Reflink => ImageDriver::reflink(root, SetupCheck::Skip).unwrap(),
         }
     }
+}
+
+/// The devices of a pool, by the model: beside it, so that a power cut of its file system leaves them alone.
+fn devices(root: &Path) -> PathBuf {
+    root.with_extension("devices")
 }
 
 fn child(root: &Path, flavour: Flavour, scenario: &Scenario, stop_after: usize) -> ExitStatus {
@@ -499,7 +512,8 @@ fn child(root: &Path, flavour: Flavour, scenario: &Scenario, stop_after: usize) 
 fn child_entry() {
     let Ok(root) = std::env::var("CRASH_ROOT") else { return };
     let variable = |name: &str| std::env::var(name).unwrap();
-    let flavour = if variable("CRASH_FLAVOUR") == "File" { Flavour::File } else { Flavour::Reflink };
+    let flavours = [Flavour::File, Flavour::Mapped, Flavour::Reflink];
+    let flavour = flavours.into_iter().find(|f| format!("{f:?}") == variable("CRASH_FLAVOUR")).unwrap();
     let scenario = SCENARIOS.iter().find(|s| s.name == variable("CRASH_SCENARIO")).unwrap();
     let stop_after: usize = variable("CRASH_AFTER").parse().unwrap();
     let steps = AtomicUsize::new(0);
@@ -553,6 +567,10 @@ fn crash_everywhere(place: &Path, flavour: Flavour, crash: &Crash<'_>) {
             after.assert_nothing_over();
             (scenario.check)(&after, ended);
             after.assert_nothing_over();
+            if flavour == Flavour::Mapped {
+                let left = ModelOfKernel::new(&devices(&root)).devices();
+                assert!(left.is_empty(), "devices are left: {left:?}");
+            }
             std::fs::remove_dir_all(&root).unwrap();
             if ended {
                 break;
@@ -567,6 +585,12 @@ fn crash_everywhere(place: &Path, flavour: Flavour, crash: &Crash<'_>) {
 fn file_loses_nothing_and_leaves_nothing_when_it_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     crash_everywhere(dir.path(), Flavour::File, &Crash::Kill);
+}
+
+#[test]
+fn file_with_device_mapper_loses_nothing_and_leaves_nothing_when_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    crash_everywhere(dir.path(), Flavour::Mapped, &Crash::Kill);
 }
 
 #[test]

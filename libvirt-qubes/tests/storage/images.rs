@@ -570,6 +570,7 @@ fn check_order(operation: &str, steps: &[Step]) {
             Step::Link { to, .. } => unsynced_names.push(to),
             Step::MakeDir(path) | Step::Remove(path) => unsynced_names.push(path),
             Step::SyncDir(dir) => unsynced_names.retain(|p| p.parent() != Some(dir)),
+            Step::Attach(_) | Step::Map(_) | Step::Unmap(_) => {}
         }
     }
     assert!(unsynced_data.is_empty(), "{operation}: {unsynced_data:?}");

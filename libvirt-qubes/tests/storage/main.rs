@@ -8,5 +8,8 @@ mod filesystem;
 mod front;
 mod images;
 mod kernel;
+#[path = "../kernel_model/mod.rs"]
+mod kernel_model;
 mod lvm;
+mod mapped;
 mod model;

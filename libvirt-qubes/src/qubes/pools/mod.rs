@@ -23,7 +23,7 @@ pub use watch::{PoolView, UsageKind};
 use super::pool::Pool;
 use super::store::FirstStart;
 use crate::error::{At, Error, Kind, Op, Result};
-use crate::storage::{Driver, DriverKind, ImageDriver, SetupCheck, Storage, Tuning};
+use crate::storage::{CopyOnWrite, Driver, DriverKind, ImageDriver, SetupCheck, Storage, Tuning};
 
 /// The driver of a pool of the model. It touches nothing of the pool yet, and may read a file: it blocks.
 fn driver(pool: &Pool, tuning: Tuning) -> Result<(DriverKind, Arc<dyn Driver>)> {
@@ -76,7 +76,11 @@ impl Pool {
                 }
             };
             default("ephemeral_volatile", "False");
-            default("revisions_to_keep", if &*self.driver == "file" { "0" } else { "1" });
+            let is_file = &*self.driver == DriverKind::File.as_str();
+            default("revisions_to_keep", if is_file { "0" } else { "1" });
+            if is_file {
+                default(options::COW, CopyOnWrite::Auto.as_str());
+            }
         }
         shown
     }

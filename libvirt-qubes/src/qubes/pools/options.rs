@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::super::property::parse;
 use super::super::refusal::Refusal;
 use crate::ids::PoolName;
-use crate::storage::{DriverKind, Need, RevisionsToKeep};
+use crate::storage::{CopyOnWrite, DriverKind, Need, RevisionsToKeep};
 
 pub(super) const REVISIONS: &str = "revisions_to_keep";
 pub(super) const EPHEMERAL: &str = "ephemeral_volatile";
 const SETUP_CHECK: &str = "setup_check";
 const DIR: &str = "dir_path";
+pub(super) const COW: &str = "cow";
 
 /// Options that [`Pool::shown_options`](super::super::pool::Pool::shown_options) leaves out.
 pub(super) const IS_HIDDEN: [&str; 1] = [SETUP_CHECK];
@@ -104,6 +105,7 @@ fn canonical(key: &str, value: &str) -> Option<String> {
         }
         EPHEMERAL | SETUP_CHECK => parse::boolean(value).map(|flag| shown(flag).to_owned()),
         DIR => folder(value),
+        COW => value.parse::<CopyOnWrite>().ok().map(|way| way.as_str().to_owned()),
         _ => Some(value.to_owned()),
     }
     .filter(|value| !value.chars().any(char::is_control))

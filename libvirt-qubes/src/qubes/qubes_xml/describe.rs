@@ -141,7 +141,8 @@ impl Describing<'_> {
 
     fn pool(&mut self, pool: &Pool) -> PoolEntry {
         let about = format!("pool {:?}", pool.name.as_str());
-        let options = pool.options.iter().filter_map(|(key, value)| {
+        // The deployed driver does not start with an option that it does not know.
+        let options = pool.options.iter().filter(|(key, _)| &***key != "cow").filter_map(|(key, value)| {
             if is_attribute_name(key) && is_xml(value) && !matches!(&**key, "name" | "driver") {
                 return Some((key.to_string(), value.to_string()));
             }

@@ -43,6 +43,12 @@ pub enum Step {
     },
     /// A file or an empty folder has lost its name.
     Remove(PathBuf),
+    /// A file is a loop device, for as long as something has that open.
+    Attach(PathBuf),
+    /// A device of device-mapper was made.
+    Map(PathBuf),
+    /// One was removed, with the loop devices beneath it.
+    Unmap(PathBuf),
 }
 
 /// How sure a new file must be before it gets its name.
@@ -74,7 +80,7 @@ impl Disk {
         Self { observer: Some(Arc::new(observer)) }
     }
 
-    fn done(&self, step: impl FnOnce() -> Step) {
+    pub(super) fn done(&self, step: impl FnOnce() -> Step) {
         if let Some(observer) = &self.observer {
             observer(&step());
         }

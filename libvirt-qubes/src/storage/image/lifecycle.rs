@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use mgmt_block::FileId;
 
@@ -80,8 +81,8 @@ impl Place<'_> {
                 Ok(dirty)
             }
             VolumeKind::Snapshot { source } => {
-                self.start_snapshot(source, release_source, job)?;
-                Ok(dirty)
+                let path = self.start_snapshot(source, &found, release_source, job)?;
+                Ok(Started { path, access: spec.access })
             }
             VolumeKind::Origin if found.dirty.is_some() => {
                 tracing::warn!(volume = %self.id, "continues on what an earlier run has left uncommitted");
@@ -102,15 +103,27 @@ impl Place<'_> {
         }
     }
 
-    fn start_snapshot(&self, source: &VolumeId, release_source: &mut dyn FnMut(), job: &Job) -> Result<()> {
+    fn start_snapshot(
+        &self,
+        source: &VolumeId,
+        found: &Found,
+        release_source: &mut dyn FnMut(),
+        job: &Job,
+    ) -> Result<PathBuf> {
         self.make_dir()?;
         let source = self.at(source);
         let export = source.open_clean()?;
-        self.remove(&Image::Dirty)?;
-        self.remove(&Image::Clean)?;
-        // For `is outdated` alone, so that a file system without links does as well.
-        if let Err(e) = self.disk().link(export.path(), &self.path(&Image::Clean)) {
+        self.unmap(found)?;
+        for image in [Image::Cow, Image::Dirty, Image::Clean] {
+            self.remove(&image)?;
+        }
+        // A copy needs it for `is outdated` alone, so that a file system without links does as well.
+        let linked = self.disk().link(export.path(), &self.path(&Image::Clean));
+        if let Err(e) = &linked {
             tracing::debug!(volume = %self.id, error = %e, "cannot link the source's image");
+        }
+        if linked.is_ok() && self.shared.maps() && export.size().get() >= 512 {
+            return self.map(&export, release_source).inspect_err(|_| self.give_up_map());
         }
         // The open file stays what it is, whatever becomes of the source now.
         release_source();
@@ -119,7 +132,8 @@ impl Place<'_> {
             durability: Durability::None,
             near_full: NearFull::Refused,
         };
-        self.copy(&export, &Image::Dirty, how, job)
+        self.copy(&export, &Image::Dirty, how, job)?;
+        Ok(self.path(&Image::Dirty))
     }
 
     /// `false` if this start needs a copy.
@@ -130,9 +144,14 @@ impl Place<'_> {
         // Revisions that are not to be kept go first: one that is the clean image itself would be written too.
         self.remove_twins(found)?;
         self.prune(std::mem::take(&mut found.revisions), 0)?;
-        let renamed = self.shared.uses.unless_read(self.id, || self.rename(&Image::Clean, &Image::Dirty));
-        let Some(renamed) = renamed else { return Ok(false) };
-        renamed?;
+        let rename = || match &found.clean {
+            // A VM that runs on a snapshot of it would see what is written.
+            Some(clean) if self.is_beneath_a_device(clean)? => Ok(false),
+            _ => self.rename(&Image::Clean, &Image::Dirty).map(|()| true),
+        };
+        if !self.shared.uses.unless_read(self.id, rename).unwrap_or(Ok(false))? {
+            return Ok(false);
+        }
         self.remove(&Image::Precache)?;
         Ok(true)
     }
@@ -210,11 +229,13 @@ impl Place<'_> {
     }
 
     fn drop_run(&self, spec: &VolumeSpec, found: &Found) -> Result<Recovered> {
+        self.unmap(found)?;
         self.remove(&Image::Dirty)?;
         if spec.kind.source().is_some() {
+            self.remove(&Image::Cow)?;
             self.remove(&Image::Clean)?;
         }
-        Ok(if found.dirty.is_some() { Recovered::Dropped } else { Recovered::Clean })
+        Ok(if found.dirty.is_some() || found.cow.is_some() { Recovered::Dropped } else { Recovered::Clean })
     }
 
     /// Makes `new` the committed state; `found` is what is there now.
@@ -284,6 +305,9 @@ impl Place<'_> {
         self.not_importing()?;
         let size = self.whole_sectors(size)?;
         let mut found = self.look()?;
+        if found.cow.is_some() {
+            return Err(self.refuse_to_grow_device());
+        }
         let running = found.dirty.is_some();
         let (image, present) = match (&found.dirty, &found.clean, &spec.kind) {
             (Some(dirty), _, _) => (Image::Dirty, dirty.len()),
@@ -321,29 +345,38 @@ impl Place<'_> {
             VolumeKind::Kernel { .. } => return Err(self.no_kernels()),
             VolumeKind::Origin => found.dirty.as_ref().or(found.clean.as_ref()),
             // The clean image of a snapshot is its source's.
-            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => found.dirty.as_ref(),
+            VolumeKind::Volatile | VolumeKind::Snapshot { .. } => found.dirty.as_ref().or(found.cow.as_ref()),
         };
         let source = match &spec.kind {
             VolumeKind::Snapshot { source } => self.at(source).look()?,
             VolumeKind::Volatile | VolumeKind::Origin | VolumeKind::Kernel { .. } => Found::default(),
         };
         let source = source.clean.or(source.dirty);
-        let size = mine.or(source.as_ref()).map_or(spec.size, |m| ByteSize::bytes(m.len()));
-        let outdated = match (&spec.kind, &found.dirty, &found.clean, &source) {
+        // A device is as large as what it shows; its store is not.
+        let image = if found.cow.is_some() { found.clean.as_ref() } else { mine };
+        let size = image.or(source.as_ref()).map_or(spec.size, |m| ByteSize::bytes(m.len()));
+        let running = found.dirty.as_ref().or(found.cow.as_ref());
+        let outdated = match (&spec.kind, running, &found.clean, &source) {
             (VolumeKind::Snapshot { .. }, Some(_), Some(taken), Some(now)) => Some(!same_file(taken, now)),
             (VolumeKind::Snapshot { .. }, Some(_), Some(_), None) => Some(true),
             (VolumeKind::Snapshot { .. }, Some(_), None, _) => None,
             _ => Some(false),
         };
-        let given = match (&spec.kind, spec.access, &found.dirty) {
-            (VolumeKind::Origin, Access::ReadOnly, None) => Image::Clean,
-            _ => Image::Dirty,
+        let is_mapped = match running {
+            Some(_) => found.cow.is_some(),
+            None => self.shared.maps() && spec.kind.source().is_some(),
+        };
+        let path = match (&spec.kind, spec.access, &found.dirty) {
+            (VolumeKind::Origin, Access::ReadOnly, None) => Some(self.path(&Image::Clean)),
+            // Without a folder there is no name for the device yet.
+            _ if is_mapped => self.device().ok(),
+            _ => Some(self.path(&Image::Dirty)),
         };
         Ok(VolumeInfo {
             size,
             usage: ByteSize::bytes(mine.map_or(0, |m| m.blocks().saturating_mul(512))),
-            path: Some(self.path(&given)),
-            dirty: found.dirty.is_some(),
+            path,
+            dirty: running.is_some(),
             outdated,
         })
     }
@@ -352,7 +385,8 @@ impl Place<'_> {
         self.not_importing()?;
         let found = self.look()?;
         self.remove_unfinished(&found)?;
-        for image in [Image::Dirty, Image::Precache] {
+        self.unmap(&found)?;
+        for image in [Image::Cow, Image::Dirty, Image::Precache] {
             self.remove(&image)?;
         }
         self.prune(found.revisions, 0)?;

@@ -8,6 +8,7 @@
 //! | copies | share blocks (`FICLONE`) | data, without holes |
 //! | copy for the next start is made | at the stop (`V-precache.img`) | at the start |
 //! | written in place, without a copy | `revisions_to_keep = -1` | that, and: nobody may take it as source and no revision is kept |
+//! | a snapshot of an origin | is a copy | is a device of device-mapper ([`CopyOnWrite`]), else a copy |
 //!
 //! ## Order of steps
 //!
@@ -20,6 +21,27 @@
 //! *Written in place* means that the start renames clean to dirty and the stop renames it back. So names alone say
 //! what is going on: dirty without clean is a volume that cannot be a source now.
 //!
+//! ## Snapshots by device-mapper
+//!
+//! Such a start copies nothing, however large the source. A device shows the source's image and keeps what is written
+//! in a sparse file. The image stays what it is while the device has it open, whatever becomes of the source: commits
+//! rename. The one thing that would write it, a start of the source in place, makes a copy instead. While it runs, such
+//! a snapshot cannot grow; should its file system get full, what is written is lost and so is the device, until the
+//! next start.
+//!
+//! | step | after a kill | after a power cut |
+//! |---|---|---|
+//! | start: link the source's clean image as `V.img` | the link | the link |
+//! | make the store `V-dirty-cow.img` | both files | as far as they had come to the disk |
+//! | attach the image, attach the store to loop devices | both files: the kernel detaches with the process | both files |
+//! | make the device | the device, both files | both files |
+//! | stop: remove the device | both files: the kernel detaches with the device | both files |
+//! | remove store, link | what is left of them | as far as it had come to the disk |
+//!
+//! Recovery, and a start, begin with the device: where there is a store there may be one. Its name tells whose it is.
+//! The store is worth nothing without it, so that what is left is dropped as a copy would be. Recovery is only asked of
+//! volumes that no domain has: the device of one that runs through a restart of the caller is never touched.
+//!
 //! ## Space
 //!
 //! Above the watermark ([`near_full`](ImageDriver::near_full)) what takes space is refused: imports, and copies that
@@ -29,6 +51,7 @@
 //! A start looks for the unfinished only in its own volume; nothing else in the folder is ever touched.
 
 mod copy;
+mod cow;
 mod disk;
 mod import;
 mod lifecycle;
@@ -39,17 +62,20 @@ mod revisions;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use cow::CopyOnWrite;
 pub use disk::Step;
 
 use self::copy::{Copy, Method};
 use self::disk::Disk;
 use self::place::Place;
+use super::mapper::{DeviceMapper, Mapper};
 use super::uses::Uses;
 use super::watermark::Watermark;
 use super::{
     Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, PoolPlace, PoolUsage, Recovered, Resize,
-    Revisions, RevisionsToKeep, Sharing, Started, VolumeGroup, VolumeId, VolumeInfo, VolumeSpec,
+    Revisions, RevisionsToKeep, Sharing, Started, Tuning, VolumeGroup, VolumeId, VolumeInfo, VolumeSpec,
     place as places,
 };
 use crate::error::{At, Error, Kind, Op, Result};
@@ -86,6 +112,10 @@ struct Shared {
     uses: Uses,
     near_full_percent: Option<u8>,
     watermark: Watermark,
+    cow: CopyOnWrite,
+    mapper: Arc<dyn Mapper>,
+    /// What `setup` has found: snapshots are made by device-mapper.
+    maps: AtomicBool,
 }
 
 impl ImageDriver {
@@ -108,27 +138,58 @@ impl ImageDriver {
     fn new(dir: &Path, flavour: Flavour, disk: Disk) -> Result<Self> {
         let dir = std::path::absolute(dir)
             .map_err(|e| Error::new(Kind::Invalid, Op::SetupPool, dir.display()).because(e))?;
-        Ok(Self::of(dir, flavour, disk, None))
+        let mapper = Arc::new(DeviceMapper::new(Tuning::default().command_limit));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                dir,
+                flavour,
+                disk,
+                uses: Uses::default(),
+                near_full_percent: None,
+                watermark: Watermark::default(),
+                cow: CopyOnWrite::Copy,
+                mapper,
+                maps: AtomicBool::new(false),
+            }),
+        })
     }
 
-    fn of(dir: PathBuf, flavour: Flavour, disk: Disk, near_full_percent: Option<u8>) -> Self {
-        let (uses, watermark) = (Uses::default(), Watermark::default());
-        Self { shared: Arc::new(Shared { dir, flavour, disk, uses, near_full_percent, watermark }) }
+    /// The same pool, before its first use, with something changed.
+    fn with(&self, change: impl FnOnce(&mut Shared)) -> Self {
+        let Shared { dir, flavour, disk, near_full_percent, cow, mapper, .. } = &*self.shared;
+        let mut shared = Shared {
+            dir: dir.clone(),
+            flavour: *flavour,
+            disk: disk.clone(),
+            uses: Uses::default(),
+            near_full_percent: *near_full_percent,
+            watermark: Watermark::default(),
+            cow: *cow,
+            mapper: Arc::clone(mapper),
+            maps: AtomicBool::new(false),
+        };
+        change(&mut shared);
+        Self { shared: Arc::new(shared) }
     }
 
     /// The same pool, refusing what takes space while its file system is `percent` full. Before its first use.
     #[must_use]
     pub fn near_full(&self, percent: u8) -> Self {
-        let Shared { dir, flavour, disk, .. } = &*self.shared;
-        Self::of(dir.clone(), *flavour, disk.clone(), Some(percent))
+        self.with(|shared| shared.near_full_percent = Some(percent))
+    }
+
+    /// The same pool of the driver `file`, with snapshots made in this way; without, they are copies. Before its first
+    /// use.
+    #[must_use]
+    pub fn copy_on_write(&self, way: CopyOnWrite, mapper: Arc<dyn Mapper>) -> Self {
+        self.with(|shared| (shared.cow, shared.mapper) = (way, mapper))
     }
 
     /// The same pool, with `observer` told of each step on disk, on the thread that makes it. For tests of crashes:
     /// an observer that ends the process is a crash after that step.
     #[must_use]
     pub fn observed(&self, observer: impl Fn(&Step) + Send + Sync + 'static) -> Self {
-        let Shared { dir, flavour, near_full_percent, .. } = &*self.shared;
-        Self::of(dir.clone(), *flavour, Disk::observed(observer), *near_full_percent)
+        self.with(|shared| shared.disk = Disk::observed(observer))
     }
 
     /// Whether files below `dir` can share blocks. `dir` exists.
@@ -137,16 +198,8 @@ impl ImageDriver {
     /// If a file cannot be made there at all.
     pub fn can_share_blocks(dir: &Path) -> Result<bool> {
         let at = dir.display();
-        let file = || {
-            use rustix::fs::{CWD, Mode, OFlags, openat};
-            match openat(CWD, dir, OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
-            {
-                Ok(fd) => Ok(Some(File::from(fd))),
-                // No nameless files: none of the file systems that can share blocks.
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => Ok(None),
-                Err(e) => Err(e).at(Op::SetupPool, &at),
-            }
-        };
+        let file = || nameless_file(dir).at(Op::SetupPool, &at);
+        // Without nameless files it is none of the file systems that can share blocks.
         let (Some(source), Some(target)) = (file()?, file()?) else { return Ok(false) };
         std::io::Write::write_all(&mut &source, b"mgm").at(Op::SetupPool, &at)?;
         copy::share(&source, &target).at(Op::SetupPool, &at)
@@ -190,6 +243,31 @@ impl Shared {
         }
     }
 
+    /// Whether snapshots are made by device-mapper.
+    fn maps(&self) -> bool {
+        self.maps.load(Ordering::Relaxed)
+    }
+
+    /// Finds out in which way snapshots are made.
+    fn choose_way(&self) -> Result<()> {
+        let tried = match (self.flavour, self.cow) {
+            (Flavour::Reflink(_), _) | (Flavour::File, CopyOnWrite::Copy) => return Ok(()),
+            (Flavour::File, CopyOnWrite::Auto | CopyOnWrite::DeviceMapper) => self.try_mapping(),
+        };
+        self.maps.store(tried.is_ok(), Ordering::Relaxed);
+        match tried {
+            Err(why) if self.cow == CopyOnWrite::DeviceMapper => {
+                let why = format!("no snapshots by device-mapper here: {why}; cow=copy does without");
+                Err(Error::new(Kind::Unsupported, Op::SetupPool, self.dir.display()).because(why))
+            }
+            Err(why) => {
+                tracing::info!(dir = %self.dir.display(), why, "snapshots are copies: no device-mapper here");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     /// Whether a start may do without a copy.
     fn writes_in_place(&self, spec: &VolumeSpec) -> bool {
         match (self.flavour, spec.revisions_to_keep) {
@@ -223,6 +301,12 @@ impl Driver for ImageDriver {
             }
             let advice = "the file system does not support reflinks: use XFS or btrfs, or the driver file";
             return Err(Error::new(Kind::Unsupported, Op::SetupPool, dir.display()).because(advice));
+        }
+        if let Err(error) = self.shared.choose_way() {
+            if made {
+                disk.remove_empty_dir(dir).at(Op::SetupPool, dir.display())?;
+            }
+            return Err(error);
         }
         for group in VolumeGroup::ALL {
             let path = dir.join(group.as_str());
@@ -337,6 +421,16 @@ impl Driver for ImageDriver {
 impl Resize for ImageDriver {
     fn resize(&self, id: &VolumeId, spec: &VolumeSpec, size: ByteSize) -> Result<()> {
         self.place(id, Op::ResizeVolume).resize(spec, size)
+    }
+}
+
+/// A new file below `dir` that goes with its handle; `None` where the file system has no such files.
+fn nameless_file(dir: &Path) -> std::io::Result<Option<File>> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    match openat(CWD, dir, OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        Ok(fd) => Ok(Some(File::from(fd))),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 

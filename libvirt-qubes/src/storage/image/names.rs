@@ -4,13 +4,14 @@
 //! |---|---|
 //! | `V.img` | clean: the committed state; of a started snapshot, a hard link to what it was copied from |
 //! | `V-dirty.img` | what the running VM writes |
+//! | `V-dirty-cow.img` | what the running VM writes, as the store of a device over what the clean image's name is a link to |
 //! | `V-precache.img` | a copy of clean with its modification time, so that a start is a rename |
 //! | `V-import.img` | an import under way |
 //! | `V.img.N@YYYY-MM-DDTHH:MM:SSZ` | revision `N`, made by a commit |
 //! | `V-keep.N.img` | revision `sN`, made on request |
 //! | any of these, then `~` and letters | not yet whole; it was to get the name before the `~` |
 //!
-//! All but `V-keep.N.img` are the names of the Qubes driver `file-reflink`. `V-cow.img` and `V-cow.img.old` are of the
+//! All but `V-keep.N.img` and `V-dirty-cow.img` are the names of the Qubes driver `file-reflink`. `V-cow.img` and `V-cow.img.old` are of the
 //! Qubes driver `file`, and mean nothing here.
 
 use crate::ids::VolumeName;
@@ -21,6 +22,7 @@ use crate::storage::RevisionId;
 pub(super) enum Image {
     Clean,
     Dirty,
+    Cow,
     Precache,
     Import,
     Revision(Automatic),
@@ -47,6 +49,7 @@ impl Image {
         match self {
             Self::Clean => format!("{volume}.img"),
             Self::Dirty => format!("{volume}-dirty.img"),
+            Self::Cow => format!("{volume}-dirty-cow.img"),
             Self::Precache => format!("{volume}-precache.img"),
             Self::Import => format!("{volume}-import.img"),
             Self::Revision(r) => format!("{volume}.img.{}@{}", r.number, format_time(r.time)),
@@ -58,6 +61,7 @@ impl Image {
         match suffix {
             ".img" => return Some(Self::Clean),
             "-dirty.img" => return Some(Self::Dirty),
+            "-dirty-cow.img" => return Some(Self::Cow),
             "-precache.img" => return Some(Self::Precache),
             "-import.img" => return Some(Self::Import),
             _ => {}
@@ -198,6 +202,7 @@ mod tests {
         for (image, name) in [
             (Image::Clean, "root.img"),
             (Image::Dirty, "root-dirty.img"),
+            (Image::Cow, "root-dirty-cow.img"),
             (Image::Precache, "root-precache.img"),
             (Image::Import, "root-import.img"),
             (Image::Revision(Automatic { number: 12, time }), "root.img.12@2024-02-29T12:00:00Z"),
@@ -235,7 +240,9 @@ mod tests {
 
     #[test]
     fn a_volume_whose_files_look_like_those_of_another_is_ambiguous() {
-        for name in ["root-dirty", "root-import", "root-precache", "root-keep.1", "root-cow"] {
+        for name in
+            ["root-dirty", "root-dirty-cow", "root-import", "root-precache", "root-keep.1", "root-cow"]
+        {
             assert!(is_ambiguous(&volume(name)), "{name}");
         }
         for name in ["root", "private", "my-root", "dirty", "root.img", "root-keep", "keep.1", "a-b.c"] {
@@ -254,7 +261,7 @@ mod tests {
             let (a, b) = (volume(&a), volume(&b));
             prop_assume!(a != b && !is_ambiguous(&a) && !is_ambiguous(&b));
             let time = 1_709_208_000;
-            for image in [Image::Clean, Image::Dirty, Image::Precache, Image::Import, Image::Kept { number },
+            for image in [Image::Clean, Image::Dirty, Image::Cow, Image::Precache, Image::Import, Image::Kept { number },
                           Image::Revision(Automatic { number, time })] {
                 let name = image.file_name(&a);
                 prop_assert_eq!(parse(&b, &name), None);

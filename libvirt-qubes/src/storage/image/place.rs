@@ -26,6 +26,7 @@ pub(super) struct Place<'a> {
 pub(super) struct Found {
     pub(super) clean: Option<Metadata>,
     pub(super) dirty: Option<Metadata>,
+    pub(super) cow: Option<Metadata>,
     pub(super) precache: Option<Metadata>,
     pub(super) import: Option<Metadata>,
     /// In the order of their numbers.
@@ -38,6 +39,7 @@ impl Found {
     pub(super) fn is_empty(&self) -> bool {
         self.clean.is_none()
             && self.dirty.is_none()
+            && self.cow.is_none()
             && self.precache.is_none()
             && self.import.is_none()
             && self.revisions.is_empty()
@@ -115,6 +117,7 @@ impl<'a> Place<'a> {
             match image {
                 Image::Clean => found.clean = Some(metadata),
                 Image::Dirty => found.dirty = Some(metadata),
+                Image::Cow => found.cow = Some(metadata),
                 Image::Precache => found.precache = Some(metadata),
                 Image::Import => found.import = Some(metadata),
                 Image::Revision(revision) => found.revisions.push((revision, metadata)),

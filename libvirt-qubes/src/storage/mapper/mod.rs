@@ -1,0 +1,244 @@
+//! Device-mapper: devices that a running domain is given over the files of a volume.
+//!
+//! `dmsetup` is executed, a process for each command; a device's table goes in by its standard input. The files
+//! beneath are attached to loop devices for as long as somebody has those open: first this process, then the device
+//! that was made over them. So the kernel frees them, with that device or with a process that was killed before it
+//! came to that, and a device of device-mapper is all that can be left over.
+//!
+//! Commands wait for no udev and let it make no nodes: what a guest wrote is no business of its rules.
+
+mod op;
+
+use std::any::Any;
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use mgmt_block::{Access, Attach, BufferedIo, FileId, Lifetime, LoopDevice, Reference};
+
+pub(super) use op::CHUNK;
+pub use op::{DeviceNumber, DmOp, Target};
+
+pub use super::lvm::Failed;
+
+use super::command;
+use crate::error::{Error, Kind, Op};
+use crate::ids::VolumeName;
+
+/// The name of a device: `mgmt-DEVICE:INODE-VOLUME`, by the folder that the volume lies in, as `stat` gives it. So it
+/// is the same after a restart, and no other pool's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DmName(String);
+
+impl DmName {
+    pub(super) fn of(folder: &Metadata, volume: &VolumeName) -> Self {
+        Self(format!("mgmt-{:x}:{:x}-{volume}", folder.dev(), folder.ino()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A file that is a block device for as long as this is held, or something is made over it.
+pub struct Attached {
+    number: DeviceNumber,
+    _hold: Box<dyn Any>,
+}
+
+impl Attached {
+    /// The device with this number, and what keeps it.
+    pub fn new(number: DeviceNumber, hold: impl Any) -> Self {
+        Self { number, _hold: Box::new(hold) }
+    }
+
+    pub(super) fn number(&self) -> DeviceNumber {
+        self.number
+    }
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// Whoever makes and removes devices. Tests put a model of the kernel behind it.
+pub trait Mapper: fmt::Debug + Send + Sync {
+    /// Whether there is a device-mapper that this process may use.
+    ///
+    /// # Errors
+    /// Why not.
+    fn available(&self) -> Result<(), Failed>;
+
+    /// Executes one command. It is done whole or not at all.
+    ///
+    /// # Errors
+    /// In dmsetup's own words.
+    fn run(&self, op: &DmOp) -> Result<(), Failed>;
+
+    /// Where a device is read and written.
+    fn device(&self, name: &DmName) -> PathBuf;
+
+    /// Whether the kernel has a device of this name.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    fn exists(&self, name: &DmName) -> io::Result<bool>;
+
+    /// Makes a file a block device.
+    ///
+    /// # Errors
+    /// Those of loop devices.
+    fn attach(&self, file: &File, access: Access) -> io::Result<Attached>;
+
+    /// Whether a file is beneath some block device.
+    ///
+    /// # Errors
+    /// If the devices cannot be listed.
+    fn is_attached(&self, file: FileId) -> io::Result<bool>;
+}
+
+/// So much of what dmsetup says is kept.
+const MOST: usize = 16 << 10;
+
+/// The kernel's.
+#[derive(Debug)]
+pub struct DeviceMapper {
+    limit: Duration,
+}
+
+impl DeviceMapper {
+    /// Commands that take longer than `limit` are killed.
+    pub fn new(limit: Duration) -> Self {
+        Self { limit }
+    }
+
+    fn dmsetup(&self, arguments: &[&str], input: &str) -> Result<(), Failed> {
+        let mut command = Command::new("dmsetup");
+        command.env("LC_ALL", "C").args(arguments);
+        command.process_group(0);
+        let ended = command::output_on(&mut command, input.as_bytes(), self.limit, MOST);
+        let ended = ended.map_err(|failed| match failed {
+            command::Failed::Broken(e) => Failed::Broken(format!("dmsetup: {e}")),
+            command::Failed::TimedOut => Failed::TimedOut(self.limit),
+        })?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&ended.errors);
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "Command failed.");
+        Err(Failed::Refused(lines.collect::<Vec<_>>().join("; ")))
+    }
+}
+
+impl Mapper for DeviceMapper {
+    fn available(&self) -> Result<(), Failed> {
+        let control = "/dev/mapper/control";
+        match OpenOptions::new().read(true).write(true).open(control) {
+            Ok(_) => Ok(()),
+            // Its module may not be loaded yet: dmsetup sees to that.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.dmsetup(&["version"], ""),
+            Err(e) => Err(Failed::Broken(format!("{control}: {e}"))),
+        }
+    }
+
+    fn run(&self, op: &DmOp) -> Result<(), Failed> {
+        tracing::debug!(command = %op, "dmsetup");
+        self.dmsetup(&op.argv(), &op.input())
+    }
+
+    fn device(&self, name: &DmName) -> PathBuf {
+        Path::new("/dev/mapper").join(name.as_str())
+    }
+
+    fn exists(&self, name: &DmName) -> io::Result<bool> {
+        for entry in std::fs::read_dir("/sys/block")? {
+            // A device that goes meanwhile has no name any more.
+            let known = std::fs::read_to_string(entry?.path().join("dm/name")).unwrap_or_default();
+            if known.trim_end() == name.as_str() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn attach(&self, file: &File, access: Access) -> io::Result<Attached> {
+        let how = Attach {
+            access,
+            // Several domains may read one file: it is in memory once.
+            io: BufferedIo::Buffered,
+            reference: Reference::EMPTY,
+            lifetime: Lifetime::WhileOpen,
+        };
+        let device = LoopDevice::attach(file, &how)?;
+        let (major, minor) = device.device_number();
+        Ok(Attached::new(DeviceNumber { major, minor }, device))
+    }
+
+    fn is_attached(&self, file: FileId) -> io::Result<bool> {
+        Ok(!mgmt_block::find(|status| status.backing == file)?.is_empty())
+    }
+}
+
+/// Removes a device; one that is not there is no error.
+pub(super) fn remove(mapper: &dyn Mapper, name: &DmName) -> Result<(), Failed> {
+    match mapper.run(&DmOp::Remove(name.clone())) {
+        Err(failed) if mapper.exists(name).unwrap_or(true) => Err(failed),
+        _ => Ok(()),
+    }
+}
+
+/// What dmsetup's words mean to a caller.
+pub(super) fn failure(op: Op, target: impl fmt::Display, command: &DmOp, failed: &Failed) -> Error {
+    let text = failed.to_string();
+    let kind = match failed {
+        Failed::TimedOut(_) => Kind::TimedOut,
+        Failed::Refused(_) if text.contains("Device or resource busy") => Kind::Busy,
+        Failed::Refused(_) | Failed::Broken(_) => Kind::Backend,
+    };
+    Error::new(kind, op, target).because(format!("{command}: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_by_the_folder_of_its_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().metadata().unwrap();
+        let name = DmName::of(&folder, &"root".parse().unwrap());
+        assert_eq!(name.as_str(), format!("mgmt-{:x}:{:x}-root", folder.dev(), folder.ino()));
+        // The kernel's limit is 127.
+        let longest: VolumeName = "v".repeat(64).parse().unwrap();
+        assert!(DmName::of(&folder, &longest).as_str().len() - folder.dev().to_string().len() < 127 - 16);
+    }
+
+    #[test]
+    fn dmsetups_words_become_kinds() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = DmName::of(&dir.path().metadata().unwrap(), &"root".parse().unwrap());
+        let op = DmOp::Remove(name);
+        for (text, kind) in [
+            ("device-mapper: remove ioctl on mgmt-1:2-root  failed: Device or resource busy", Kind::Busy),
+            ("device-mapper: reload ioctl on mgmt-1:2-root  failed: Invalid argument", Kind::Backend),
+        ] {
+            let error = failure(Op::StopVolume, "v", &op, &Failed::Refused(text.to_owned()));
+            assert_eq!(error.kind(), kind);
+            assert!(error.report().contains(text), "{}", error.report());
+        }
+    }
+}
