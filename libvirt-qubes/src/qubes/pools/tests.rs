@@ -74,7 +74,8 @@ fn options_are_known_complete_and_in_one_form() {
     for info in drivers() {
         assert!(info.kind.options().iter().all(|option| info.options.contains(&option.name)));
         let has_base = info.options.contains(&"revisions_to_keep");
-        assert_eq!(has_base, info.kind != DriverKind::LinuxKernel);
+        let has_none = matches!(info.kind, DriverKind::Callback | DriverKind::LinuxKernel);
+        assert_eq!(has_base, !has_none);
     }
 }
 
