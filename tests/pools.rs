@@ -21,6 +21,109 @@ fn refused(answer: &Answer, class: &str, text: &str) {
     assert!(got == class && message.contains(text), "{got}: {message}");
 }
 
+/// A file system of its own in an image file; unmounted when dropped.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new(mkfs: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
+        std::fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
+        std::fs::create_dir(&point).unwrap();
+        let done = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let (program, arguments) = mkfs.split_first().unwrap();
+        let made = done(Command::new(program).args(arguments).arg(&image))
+            && done(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
+        if !made {
+            println!("skipped: cannot make or mount what {program} makes");
+        }
+        made.then_some(Self(dir))
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("mnt")
+    }
+
+    fn remount(&self, how: &str) {
+        let options = format!("remount,{how}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(self.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+/// What lies in a folder, folders included.
+fn everything(dir: &Path) -> String {
+    let listed = Command::new("find").arg(dir).output().unwrap();
+    String::from_utf8(listed.stdout).unwrap()
+}
+
+#[test]
+fn a_place_that_lacks_what_the_driver_needs_is_refused_with_the_reason_and_left_as_it_was() {
+    let daemon = Daemon::start();
+    let refuses = |driver: &str, dir: &Path, text: &str| {
+        let before = everything(dir.parent().unwrap());
+        let answer = add(&daemon, driver, "new", &format!("dir_path={}\n", dir.display()));
+        refused(&answer, "StoragePoolException", text);
+        assert_eq!(everything(dir.parent().unwrap()), before, "{driver} {}", dir.display());
+        assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel"]);
+    };
+    if let Some(ext4) = Mounted::new(&["mkfs.ext4", "-q", "-F"]) {
+        let pool = ext4.path().join("pool");
+        refuses("file-reflink", &pool, "the file system does not support reflinks");
+        assert_eq!(add(&daemon, "file", "new", &format!("dir_path={}\n", pool.display())).ok(), "");
+        assert_eq!(daemon.call("mgmt.pool.Remove", "dom0", "new", b"").ok(), "");
+        ext4.remount("ro");
+        // Its folders are there, and nothing can be made in them.
+        refuses("file", &pool, "the file system can only be read");
+        refuses("file", &ext4.path().join("other"), "Read-only file system");
+        refuses("linux-kernel", &ext4.path().join("other"), "Read-only file system");
+        ext4.remount("rw");
+        std::fs::remove_dir(pool.join("appvms")).unwrap();
+        std::os::unix::fs::symlink(daemon.dir(), pool.join("appvms")).unwrap();
+        refuses("file", &pool, "it is a link: volumes would lie outside the pool");
+    }
+    if let Some(old) = Mounted::new(&["mkfs.xfs", "-q", "-f", "-m", "reflink=0"]) {
+        refuses("file-reflink", &old.path().join("pool"), "the file system does not support reflinks");
+    }
+    if let Some(vfat) = Mounted::new(&["mkfs.vfat"]) {
+        refuses("file", &vfat.path().join("pool"), "the file system has no hard links");
+        refuses("file", &vfat.path(), "the file system has no hard links");
+    }
+}
+
+#[test]
+fn a_folder_within_a_pool_is_found_whichever_way_it_is_mounted() {
+    let daemon = Daemon::start();
+    let Some(ext4) = Mounted::new(&["mkfs.ext4", "-q", "-F"]) else { return };
+    std::fs::create_dir_all(ext4.path().join("pool/deep")).unwrap();
+    let second = tempfile::tempdir().unwrap();
+    let mut bind = Command::new("mount");
+    let bound = bind.arg("--bind").arg(ext4.path().join("pool/deep")).arg(second.path()).status();
+    assert!(bound.unwrap().success());
+    let options = |dir: &Path| format!("dir_path={}\n", dir.display());
+    assert_eq!(add(&daemon, "file", "one", &options(&ext4.path().join("pool"))).ok(), "");
+    let within = add(&daemon, "file", "two", &options(&second.path().join("more")));
+    drop(Command::new("umount").arg("-l").arg(second.path()).status());
+    refused(&within, "QubesPoolInUseError", "the place lies inside that of pool 'one'");
+}
+
+#[test]
+fn a_pool_is_added_behind_a_row_that_was_set_aside() {
+    let daemon = Daemon::start();
+    let daemon = daemon.kill_and_restart_edited(|state| {
+        let db = rusqlite::Connection::open(state.join("state.db")).unwrap();
+        db.execute("INSERT INTO pool VALUES ('no name!', 'file', 3)", []).unwrap();
+    });
+    let options = format!("dir_path={}\n", daemon.dir().join("fast").display());
+    assert_eq!(add(&daemon, "file", "fast", &options).ok(), "");
+    assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel", "fast"]);
+}
+
 /// A file system in memory; unmounted when dropped.
 struct InMemory(tempfile::TempDir);
 

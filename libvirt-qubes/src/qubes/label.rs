@@ -133,6 +133,7 @@ mod tests {
             name: name.to_owned(),
             uuid: None,
             qid: None,
+            position: None,
             label: LabelIndex::new(index),
             dispid: None,
             volumes: Vec::new(),

@@ -51,6 +51,8 @@ pub struct SetAside {
     pub qid: Option<i64>,
     /// The number of a disposable that it keeps from others.
     pub dispid: Option<i64>,
+    /// The place among the pools that it keeps from others.
+    pub position: Option<u32>,
     /// The label that it uses, or is.
     pub label: Option<LabelIndex>,
     /// The volumes that it keeps from others, by pool and name there.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::lvm::LvName;
+use super::mounts;
 
 /// As many devices lie on one another at most; sysfs has no loops.
 const DEEPEST: usize = 16;
@@ -28,26 +29,8 @@ pub(super) fn thin_pools(dir: &Path) -> BTreeSet<LvName> {
 /// The device that a file system without a number of its own (btrfs) was mounted from.
 fn mounted_device(dir: &Path) -> Option<u64> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let metadata = std::fs::metadata(mount_source(&mounts, dir)?).ok()?;
+    let metadata = std::fs::metadata(mounts::source(&mounts, dir)?).ok()?;
     (metadata.mode() & 0o170_000 == 0o060_000).then(|| metadata.rdev())
-}
-
-/// What is mounted where `dir` lies: the last of the innermost.
-fn mount_source(mountinfo: &str, dir: &Path) -> Option<PathBuf> {
-    let mounts = mountinfo.lines().filter_map(|line| {
-        let (mount, source) = line.split_once(" - ")?;
-        let point = PathBuf::from(unescaped(mount.split(' ').nth(4)?));
-        Some((point, unescaped(source.split(' ').nth(1)?)))
-    });
-    let around = mounts.filter(|(point, _)| dir.starts_with(point));
-    around.max_by_key(|(point, _)| point.components().count()).map(|(_, source)| source.into())
-}
-
-/// The kernel writes blanks and backslashes as octal numbers.
-fn unescaped(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (written, meant)| text.replace(written, meant))
 }
 
 fn beneath(device: &Path, deep: usize, found: &mut BTreeSet<LvName>) {
@@ -97,16 +80,5 @@ mod tests {
         assert_eq!(pools(&crypt), ["qubes_dom0/vm-pool"]);
         assert!(pools(&disk).is_empty());
         assert!(pools(Path::new("/nowhere")).is_empty());
-    }
-
-    #[test]
-    fn the_innermost_mount_tells_the_device() {
-        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-            30 22 0:45 /vol /srv/my\\040pool rw shared:1 - btrfs /dev/mapper/vg-lv rw\n\
-            31 22 0:46 / /srv rw - tmpfs none rw\n";
-        let source = |dir: &str| mount_source(mounts, Path::new(dir)).unwrap();
-        assert_eq!(source("/srv/my pool/appvms"), Path::new("/dev/mapper/vg-lv"));
-        assert_eq!(source("/srv/my"), Path::new("none"));
-        assert_eq!(source("/home"), Path::new("/dev/sda1"));
     }
 }

@@ -17,6 +17,7 @@ mod kernel;
 mod locks;
 pub mod lvm;
 pub mod mapper;
+mod mounts;
 mod place;
 mod pool;
 mod sparse;

@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::backing;
+use super::{backing, mounts};
 use crate::error::{Error, Kind, Op, Result};
 
 /// Where a pool's data lies: two pools of one place would take each other's volumes for their own.
@@ -42,14 +42,9 @@ impl PoolPlace {
         match (self, other) {
             (Self::Folder(mine), Self::Folder(theirs)) => {
                 if mine == theirs || is_one_folder(mine, theirs) {
-                    Some(Meeting::Same)
-                } else if mine.starts_with(theirs) {
-                    Some(Meeting::Inside)
-                } else if theirs.starts_with(mine) {
-                    Some(Meeting::Around)
-                } else {
-                    None
+                    return Some(Meeting::Same);
                 }
+                meeting(mine, theirs).or_else(|| meet_in_file_system(mine, theirs))
             }
             (Self::ThinPool(mine), Self::ThinPool(theirs)) => (mine == theirs).then_some(Meeting::Same),
             (Self::Folder(_), Self::ThinPool(_)) | (Self::ThinPool(_), Self::Folder(_)) => None,
@@ -75,6 +70,26 @@ impl PoolPlace {
             (Self::ThinPool(_), _) => false,
         }
     }
+}
+
+fn meeting(mine: &Path, theirs: &Path) -> Option<Meeting> {
+    if mine == theirs {
+        Some(Meeting::Same)
+    } else if mine.starts_with(theirs) {
+        Some(Meeting::Inside)
+    } else if theirs.starts_with(mine) {
+        Some(Meeting::Around)
+    } else {
+        None
+    }
+}
+
+/// By where they are in their file system, which may be mounted, whole or in part, at several places.
+fn meet_in_file_system(mine: &Path, theirs: &Path) -> Option<Meeting> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let (device, mine) = mounts::position(&mounts, mine)?;
+    let (other, theirs) = mounts::position(&mounts, theirs)?;
+    if device == other { meeting(&mine, &theirs) } else { None }
 }
 
 /// By device and inode: a bind mount shows a folder under a second path.

@@ -262,6 +262,7 @@ mod tests {
                 name,
                 uuid: None,
                 qid: None,
+                position: None,
                 dispid,
                 label: None,
                 volumes: Vec::new(),

@@ -1,5 +1,6 @@
 //! Adding a pool to a host that runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::super::diff::{Diff, Refused};
@@ -117,16 +118,29 @@ fn name_is_free(model: &Model, name: &PoolName) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The place behind all others, those of rows that were set aside included; where there is none behind, the last
+/// that is free.
+fn last_place(model: &Model) -> u32 {
+    let set_aside = model.set_aside().filter_map(|row| row.position);
+    let taken: BTreeSet<u32> = model.pools().map(|pool| pool.position).chain(set_aside).collect();
+    match taken.last() {
+        None => 1,
+        Some(last) => last
+            .checked_add(1)
+            .or_else(|| (0..*last).rev().find(|place| !taken.contains(place)))
+            .unwrap_or(*last),
+    }
+}
+
 /// Puts a pool in, as the last.
 pub(super) fn add(seen: &Snapshot, new: &NewPool) -> Result<Diff<()>, Refused> {
     let model = &seen.model;
     name_is_free(model, &new.name)?;
-    let last = model.pools().map(|pool| pool.position).max();
     let pool = Pool {
         name: new.name.clone(),
         driver: new.driver.as_str().into(),
         options: new.options.clone(),
-        position: last.map_or(1, |last| last.saturating_add(1)),
+        position: last_place(model),
     };
     let added = EventKind::PoolAdd { pool: new.name.clone() };
     Ok(Diff::new(()).write(Write::SetPool(Arc::new(pool))).event(ModelEvent::system(added)))

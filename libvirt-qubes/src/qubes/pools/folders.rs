@@ -9,6 +9,8 @@ use super::super::host::Host;
 use super::super::refusal::HostError;
 use super::super::snapshot::Snapshot;
 use super::super::write::Write;
+use crate::error::Kind;
+use crate::storage::ImageDriver;
 
 /// Notes that these will be made.
 pub(super) async fn begin(committer: &Committer, folders: &[Arc<str>]) -> Result<(), HostError> {
@@ -41,6 +43,11 @@ pub(super) async fn undo(committer: &Committer, folders: Vec<Arc<str>>) {
 
 fn remove(folder: &Path) {
     use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    if let Err(error) = ImageDriver::clear_set_up(folder)
+        && error.kind() != Kind::NotFound
+    {
+        tracing::warn!(folder = %folder.display(), error = error.report(), "what a set-up left is not removed");
+    }
     match std::fs::remove_dir(folder) {
         Ok(()) => {}
         Err(error) if matches!(error.kind(), NotFound) => {}

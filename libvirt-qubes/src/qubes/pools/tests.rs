@@ -33,6 +33,7 @@ fn aside(table: &'static str, name: &str, pool: &str) -> SetAside {
         name: name.to_owned(),
         uuid: None,
         qid: None,
+        position: None,
         label: None,
         dispid: None,
         volumes: Vec::new(),
@@ -84,7 +85,18 @@ fn a_pool_comes_last_and_has_a_name_of_its_own() {
     let mut snapshot = small_model();
     assert_eq!(add(&mut snapshot, "fast").unwrap(), [" PoolAdd { pool: PoolName(\"fast\") }"]);
     assert_eq!(snapshot.model.pools().last().unwrap().name.as_str(), "fast");
-    snapshot.model.put_set_aside(aside("pool", "bad", "other"));
+    let place = |snapshot: &Snapshot| snapshot.model.pools().last().unwrap().position;
+    let kept = Some(place(&snapshot) + 1);
+    snapshot.model.put_set_aside(SetAside { position: kept, ..aside("pool", "bad", "other") });
+    add(&mut snapshot, "after").unwrap();
+    assert!(Some(place(&snapshot)) > kept, "the row that was set aside has this place");
+    let last = Some(u32::MAX);
+    snapshot.model.put_set_aside(SetAside { position: last, ..aside("pool", "worse", "other") });
+    for name in ["before-it", "before-that"] {
+        add(&mut snapshot, name).unwrap();
+    }
+    let places: Vec<u32> = snapshot.model.pools().map(|pool| pool.position).collect();
+    assert!(places.contains(&(u32::MAX - 1)) && places.contains(&(u32::MAX - 2)), "{places:?}");
     for name in ["fast", "varlibqubes", "bad"] {
         assert_eq!(
             add(&mut snapshot, name).unwrap_err(),

@@ -111,6 +111,7 @@ pub(super) fn aside(table: &'static str, name: &str, reason: Bad) -> SetAside {
         uuid: None,
         qid: None,
         dispid: None,
+        position: None,
         label: None,
         volumes: Vec::new(),
         pools: Vec::new(),
@@ -145,14 +146,16 @@ impl Loading {
         for (name, driver, position) in &rows.pools {
             let options = rows.pool_options.iter().filter(|(pool, ..)| pool == name);
             let options = options.map(|(_, key, value)| (key.as_str().into(), value.as_str().into()));
+            let kept = u32::try_from(*position).ok();
             match pool(name, driver, *position, options.collect()) {
                 Ok(pool)
                     if self.model.pools().any(|p| p.name == pool.name || p.position == pool.position) =>
                 {
-                    self.set_aside(aside("pool", name, "another pool has this name or place".to_owned()));
+                    let reason = "another pool has this name or place".to_owned();
+                    self.set_aside(SetAside { position: kept, ..aside("pool", name, reason) });
                 }
                 Ok(pool) => self.model.put_pool(Arc::new(pool)),
-                Err(reason) => self.set_aside(aside("pool", name, reason)),
+                Err(reason) => self.set_aside(SetAside { position: kept, ..aside("pool", name, reason) }),
             }
         }
     }

@@ -57,6 +57,7 @@ mod import;
 mod lifecycle;
 mod names;
 mod place;
+mod probe;
 mod revisions;
 
 use std::fs::File;
@@ -205,6 +206,40 @@ impl ImageDriver {
         copy::share(&source, &target).at(Op::SetupPool, &at)
     }
 
+    /// Removes what the set-up of a pool in `dir` has left when it was cut off.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn clear_set_up(dir: &Path) -> Result<()> {
+        probe::remove_left(dir).at(Op::SetupPool, dir.display())
+    }
+
+    /// Makes the pool's folders, as far as they are not there, once `fits` has found nothing against the place.
+    fn prepare(&self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let Shared { dir, flavour, disk, .. } = &*self.shared;
+        places::needs_parent(dir)?;
+        let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
+        let fits = fits(dir).and_then(|()| {
+            if *flavour == Flavour::Reflink(SetupCheck::Probe) && !Self::can_share_blocks(dir)? {
+                let advice =
+                    "the file system does not support reflinks: use XFS or btrfs, or the driver file";
+                return Err(Error::new(Kind::Unsupported, Op::SetupPool, dir.display()).because(advice));
+            }
+            self.shared.choose_way()
+        });
+        if let Err(refused) = fits {
+            if made {
+                disk.remove_empty_dir(dir).at(Op::SetupPool, dir.display())?;
+            }
+            return Err(refused);
+        }
+        for group in VolumeGroup::ALL {
+            let path = dir.join(group.as_str());
+            disk.make_dir(&path).at(Op::SetupPool, path.display())?;
+        }
+        Ok(())
+    }
+
     fn place<'a>(&'a self, id: &'a VolumeId, op: Op) -> Place<'a> {
         Place::new(&self.shared, id, op)
     }
@@ -292,27 +327,12 @@ impl Driver for ImageDriver {
     }
 
     fn setup(&self) -> Result<()> {
-        let Shared { dir, flavour, disk, .. } = &*self.shared;
-        places::needs_parent(dir)?;
-        let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
-        if *flavour == Flavour::Reflink(SetupCheck::Probe) && !Self::can_share_blocks(dir)? {
-            if made {
-                disk.remove_empty_dir(dir).at(Op::SetupPool, dir.display())?;
-            }
-            let advice = "the file system does not support reflinks: use XFS or btrfs, or the driver file";
-            return Err(Error::new(Kind::Unsupported, Op::SetupPool, dir.display()).because(advice));
-        }
-        if let Err(error) = self.shared.choose_way() {
-            if made {
-                disk.remove_empty_dir(dir).at(Op::SetupPool, dir.display())?;
-            }
-            return Err(error);
-        }
-        for group in VolumeGroup::ALL {
-            let path = dir.join(group.as_str());
-            disk.make_dir(&path).at(Op::SetupPool, path.display())?;
-        }
-        Ok(())
+        self.prepare(probe::probe)
+    }
+
+    /// The place was tried out when the pool was added.
+    fn resume(&self) -> Result<()> {
+        self.prepare(|_| Ok(()))
     }
 
     fn vid(&self, id: &VolumeId, _spec: &VolumeSpec) -> String {
