@@ -52,7 +52,14 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
         let seen = host.snapshot();
         if row.kind == PendingKind::Import && seen.model.vm(row.vm.uuid).is_none_or(|vm| !seen.is_halted(vm))
         {
-            // Its last commit had failed, and the VM went on.
+            // Its last commit had failed, and the VM went on; or it was resized while it ran.
+            if let Some(vm) = seen.model.vm(row.vm.uuid) {
+                for volume in &vm.volumes {
+                    if let Ok(placed) = volumes::place(&seen, vm, volume) {
+                        host.note_size(vm, volume, &placed).await;
+                    }
+                }
+            }
             finish(host, &row).await;
         }
         if row.kind.reserves() {
@@ -209,6 +216,8 @@ fn is_import_of(row: &Pending, vm: uuid::Uuid) -> bool {
 /// Puts the volumes of a halted VM to rest.
 async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
     let seen: Arc<Snapshot> = host.snapshot();
+    // A crash may have come between a change of a size on disk and in the model: that leaves a row.
+    let was_changed = seen.model.pending().any(|row| is_import_of(row, vm.uuid));
     for volume in &vm.volumes {
         let Ok(placed) = volumes::place(&seen, vm, volume) else { continue };
         match host.storage.recover(&placed).await {
@@ -216,8 +225,9 @@ async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
                 if found != Recovered::Clean {
                     tracing::info!(vm = %vm.name, volume = %volume.name, ?found, "volume recovered");
                 }
-                // A crash may have come between a change of its size on disk and in the model.
-                host.note_size(vm, volume, &placed).await;
+                if found != Recovered::Clean || was_changed {
+                    host.note_size(vm, volume, &placed).await;
+                }
             }
             Err(error) => {
                 tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");

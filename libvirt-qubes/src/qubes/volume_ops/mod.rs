@@ -43,6 +43,7 @@ pub use refusal::VolumeRefusal;
 pub(super) use tokens::Tokens;
 
 /// A volume of a VM: as configured, and as storage is asked for it.
+#[derive(Clone)]
 pub(super) struct Named {
     pub(super) vm: Arc<Vm>,
     pub(super) config: Arc<VolumeConfig>,

@@ -1,4 +1,4 @@
-//! A volume whose data is being replaced: its row in `pending`, from before the first effect to the last commit.
+//! A volume whose data or size is being changed: its row in `pending`, from before the first effect to the last commit.
 
 use std::sync::Arc;
 
@@ -23,6 +23,13 @@ impl Replacing {
     /// Commits the row. The VM is halted then, and its lock is held.
     pub(super) async fn begin(host: &Arc<Host>, named: Named) -> Result<Self, HostError> {
         named.must_be_kept()?;
+        let uuid = named.vm.uuid;
+        let row = host.committer.commit(move |seen| begin_halted(seen, uuid)).await?;
+        Ok(Self { host: Arc::clone(host), named, row })
+    }
+
+    /// The same for what a running VM bears too. Its lock is held.
+    pub(super) async fn begin_any(host: &Arc<Host>, named: Named) -> Result<Self, HostError> {
         let uuid = named.vm.uuid;
         let row = host.committer.commit(move |seen| begin(seen, uuid)).await?;
         Ok(Self { host: Arc::clone(host), named, row })
@@ -62,11 +69,16 @@ impl Replacing {
     }
 }
 
+fn begin_halted(seen: &Snapshot, vm: uuid::Uuid) -> Result<Diff<PendingId>, Refused> {
+    let found = seen.model.find_uuid(vm)?;
+    if !seen.is_halted(found) {
+        return Err(Refusal::NotHalted { vm: found.name.clone() }.into());
+    }
+    begin(seen, vm)
+}
+
 fn begin(seen: &Snapshot, vm: uuid::Uuid) -> Result<Diff<PendingId>, Refused> {
     let vm = seen.model.find_uuid(vm)?;
-    if !seen.is_halted(vm) {
-        return Err(Refusal::NotHalted { vm: vm.name.clone() }.into());
-    }
     let id = seen.model.next_pending_id();
     // The volume is in the model, and stays there: the row takes nothing.
     let row = Pending { id, kind: PendingKind::Import, vm: Reserved::of(vm), volumes: Vec::new() };

@@ -11,6 +11,7 @@ use super::super::host::Host;
 use super::super::operation::OperationKind;
 use super::super::refusal::HostError;
 use super::super::snapshot::RunState;
+use super::replacing::Replacing;
 use super::{Named, VolumeRefusal, with_size};
 use crate::config::Access;
 use crate::error::{Error, Kind, Op};
@@ -42,7 +43,7 @@ impl Host {
         .await
     }
 
-    async fn grow(&self, named: &Named, asked: ByteSize) -> Result<(), HostError> {
+    async fn grow(self: &Arc<Self>, named: &Named, asked: ByteSize) -> Result<(), HostError> {
         let vid = named.vid();
         let source = self
             .snapshot()
@@ -64,12 +65,23 @@ impl Host {
         if asked < size {
             return Err(VolumeRefusal::Shrink { vid, size, asked }.into());
         }
-        self.storage.resize(&named.placed, asked).await?;
         let size = match named.config.kind {
-            VolumeKind::Origin => self.storage.info(&named.placed).await?.size,
+            VolumeKind::Origin => {
+                let replacing = Replacing::begin_any(self, named.clone()).await?;
+                let grown = match self.storage.resize(&named.placed, asked).await {
+                    Ok(()) => self.storage.info(&named.placed).await.map(|info| info.size),
+                    Err(error) => Err(error),
+                };
+                return replacing.end(grown.map_err(HostError::from), |_| None).await;
+            }
             // Its next start makes it as large as its source is then.
-            VolumeKind::Snapshot | VolumeKind::Kernel => return Ok(()),
-            VolumeKind::Volatile => asked,
+            VolumeKind::Snapshot | VolumeKind::Kernel => {
+                return Ok(self.storage.resize(&named.placed, asked).await?);
+            }
+            VolumeKind::Volatile => {
+                self.storage.resize(&named.placed, asked).await?;
+                asked
+            }
         };
         let (uuid, volume) = (named.vm.uuid, named.config.name.clone());
         self.committer

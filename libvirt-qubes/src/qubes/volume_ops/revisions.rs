@@ -11,6 +11,7 @@ use super::super::snapshot::Snapshot;
 use super::super::volume::VolumeConfig;
 use super::super::write::Write;
 use super::meter::{Meter, Tell};
+use super::replacing::Replacing;
 use super::{Named, VolumeRefusal};
 use crate::error::Kind;
 use crate::ids::VmName;
@@ -73,10 +74,16 @@ impl Host {
             }
             let id = host.find_revision(&named, &revision).await?;
             let meter = host.quiet_meter(&named).await;
-            host.storage.revert(&named.placed, &id, meter.job(cancel)).await?;
-            meter.finish();
-            host.note_size(&named.vm, &named.config, &named.placed).await;
-            Ok(())
+            let replacing = Replacing::begin(&host, named).await?;
+            let placed = &replacing.named.placed;
+            let reverted = match host.storage.revert(placed, &id, meter.job(cancel)).await {
+                Ok(()) => {
+                    meter.finish();
+                    host.storage.info(placed).await.map(|info| info.size)
+                }
+                Err(error) => Err(error),
+            };
+            replacing.end(reverted.map_err(HostError::from), |_| None).await
         })
         .await
     }
