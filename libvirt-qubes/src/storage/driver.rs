@@ -242,6 +242,11 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// As said for the trait.
     fn usage(&self) -> Result<Option<PoolUsage>>;
 
+    /// Whether [`usage`](Driver::usage) asks nobody but the kernel: then it may be asked all the time.
+    fn usage_is_cheap(&self) -> bool {
+        true
+    }
+
     /// What is there.
     ///
     /// # Errors

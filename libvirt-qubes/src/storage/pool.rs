@@ -5,6 +5,7 @@
 //! so that none of them waits behind the others.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Semaphore;
@@ -72,6 +73,8 @@ struct Inner {
     short: Arc<Semaphore>,
     starts: Arc<Semaphore>,
     bulk: Arc<Semaphore>,
+    /// How much work was begun that may change what is in use.
+    changes: AtomicU64,
 }
 
 impl Storage {
@@ -91,8 +94,14 @@ impl Storage {
                 short: lane(limits.short),
                 starts: lane(limits.starts),
                 bulk: lane(limits.bulk_copies),
+                changes: AtomicU64::new(0),
             }),
         }
+    }
+
+    /// A number that grows with whatever may change the space that volumes take. What running VMs write is not in it.
+    pub fn changes(&self) -> u64 {
+        self.inner.changes.load(Ordering::Relaxed)
     }
 
     /// What holds for all pools: for the drivers that are opened for this storage.
@@ -444,6 +453,9 @@ impl Storage {
             () = job.cancelled() => return Err(Error::new(Kind::Cancelled, op, target)),
             permit = Arc::clone(lane).acquire_owned() => permit,
         };
+        if !matches!(op, Op::InspectStorage | Op::ReadKernel | Op::VerifyVolume) {
+            self.inner.changes.fetch_add(1, Ordering::Relaxed);
+        }
         // The semaphores are never closed.
         let permit = permit.map_err(|e| Error::new(Kind::Unavailable, op, &target).because(e))?;
         let ran = tokio::task::spawn_blocking(move || {

@@ -57,6 +57,47 @@ pub(in super::super) struct PoolFigures {
     usages: ArcSwap<HashMap<PoolName, PoolUsage>>,
     included_in: ArcSwap<HashMap<PoolName, PoolName>>,
     near_full: NearFull,
+    idle: Idle,
+}
+
+/// A pool that nobody uses is looked at once in so many times: an administrator may have changed it.
+const IDLE_LOOKS: u32 = 30;
+
+/// Whether anything can have changed.
+#[derive(Debug, Default)]
+struct Idle(Mutex<Look>);
+
+#[derive(Debug, Default)]
+struct Look {
+    changes: Option<u64>,
+    /// One look after the last VM has ended.
+    ran: bool,
+    asked: bool,
+    passed_over: u32,
+}
+
+impl Idle {
+    fn look(&self) -> std::sync::MutexGuard<'_, Look> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody wants figures: the next look is not passed over.
+    fn ask(&self) {
+        self.look().asked = true;
+    }
+
+    fn is_due(&self, runs: bool, changes: u64) -> bool {
+        let mut look = self.look();
+        let is_due = runs
+            || std::mem::take(&mut look.ran)
+            || std::mem::take(&mut look.asked)
+            || look.changes != Some(changes)
+            || look.passed_over + 1 >= IDLE_LOOKS;
+        look.ran = runs;
+        look.changes = Some(changes);
+        look.passed_over = if is_due { 0 } else { look.passed_over + 1 };
+        is_due
+    }
 }
 
 impl Host {
@@ -68,16 +109,23 @@ impl Host {
         let seen = self.snapshot();
         let pool = Arc::clone(seen.model.find_pool(name)?);
         let figures = &self.figures.pools;
+        figures.idle.ask();
         let usage = figures.usages.load().get(&pool.name).copied();
         let included_in = figures.included_in.load().get(&pool.name).cloned();
         Ok(PoolView { usage, included_in, pool })
     }
 
-    /// Looks at all pools now.
+    /// Looks at all pools now; at those whose figures take a command only if something can have changed since the last
+    /// look: a VM runs, volumes were worked on, or somebody has asked for figures.
     pub(in super::super) async fn refresh_pools(&self) {
-        let names: Vec<PoolName> = self.snapshot().model.pools().map(|pool| pool.name.clone()).collect();
-        for name in names {
-            self.refresh_pool(&name).await;
+        let seen = self.snapshot();
+        let figures = &self.figures.pools;
+        let is_due = figures.idle.is_due(!seen.cells.runs.is_empty(), self.storage.changes());
+        for pool in seen.model.pools() {
+            let is_cheap = self.storage.driver(&pool.name).is_ok_and(|driver| driver.usage_is_cheap());
+            if is_due || is_cheap {
+                self.refresh_pool(&pool.name).await;
+            }
         }
     }
 
@@ -196,6 +244,22 @@ mod tests {
         let of_1000 = |usage| (ByteSize::bytes(1000), ByteSize::bytes(usage));
         let (size, usage) = of_1000(data);
         PoolUsage { size, usage, metadata: metadata.map(of_1000) }
+    }
+
+    #[test]
+    fn what_nobody_uses_is_looked_at_seldom() {
+        let idle = Idle::default();
+        assert!(idle.is_due(false, 0), "never looked at");
+        assert!(!idle.is_due(false, 0));
+        assert!(idle.is_due(false, 1), "a volume was worked on");
+        assert!(!idle.is_due(false, 1));
+        assert!(idle.is_due(true, 1) && idle.is_due(true, 1), "a VM runs");
+        assert!(idle.is_due(false, 1), "what it wrote at its end");
+        assert!(!idle.is_due(false, 1));
+        idle.ask();
+        assert!(idle.is_due(false, 1), "somebody has asked");
+        let looks = (0..3 * IDLE_LOOKS).filter(|_| idle.is_due(false, 1)).count();
+        assert_eq!(looks, 3);
     }
 
     #[test]

@@ -421,6 +421,10 @@ impl Driver for CallbackDriver {
         if self.shared.is_open() { self.shared.inner.usage() } else { Ok(None) }
     }
 
+    fn usage_is_cheap(&self) -> bool {
+        self.shared.inner.usage_is_cheap()
+    }
+
     /// # Errors
     /// `Unavailable` before the first use: what lies there then says nothing.
     fn contents(&self) -> Result<Contents> {

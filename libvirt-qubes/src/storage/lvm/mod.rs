@@ -313,6 +313,10 @@ impl Driver for LvmDriver {
         }))
     }
 
+    fn usage_is_cheap(&self) -> bool {
+        false
+    }
+
     fn contents(&self) -> Result<Contents> {
         let pool = &self.shared.pool;
         let command = LvOp::All(pool.vg().clone());
