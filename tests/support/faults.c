@@ -1,11 +1,13 @@
 /* Loaded before the C library into a daemon under test (LD_PRELOAD): what it writes to the database of its state
- * fails, waits, or is the last thing that it does; or it ends before a step in any file system. The daemon itself is
+ * fails, waits, or is the last thing that it does; what it writes to volumes fails; or it ends before a step in any file
+ * system. The daemon itself is
  * the one that users get.
  *
  * MGMT_FAULTS is a folder:
  *   hold   while this file is there, what would sync the database waits
  *   rule   `OP N ACTION`: the N-th such operation after this file appeared (0: each one) gets the action
- *          OP      write | sync | any (of these two, on the database) | step (a change of names, or a sync, anywhere)
+ *          OP      write | sync | any (of these two, on the database) | step (a change of names, or a sync, anywhere) |
+ *                  data (a write, a change of length or a sync of a volume's file: it can only fail)
  *          ACTION  errno NUMBER | before | half | after: it fails; the process is killed before it, in the middle of
  *                  it (a write), or when it is done and nobody knows yet (a step: before it)
  *   syncs  a byte for each sync that was begun
@@ -44,6 +46,18 @@ static int of_database(int fd)
     return name && strncmp(name, "/state.db", 9) == 0;
 }
 
+static int of_volume(int fd)
+{
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0)
+        return 0;
+    path[length] = 0;
+    const char *name = strrchr(path, '/');
+    return name && strstr(name, ".img");
+}
+
 static void die(void)
 {
     syscall(SYS_kill, getpid(), SIGKILL);
@@ -51,15 +65,18 @@ static void die(void)
         pause();
 }
 
-/* Whether this is the operation that a rule's file (by its number) waits for. Steps are several threads'. */
-static int is_its_turn(ino_t file, long n)
+/* Whether this is the operation that a rule's file waits for: which file, its number and age tell, as numbers are used
+ * again. Steps are several threads'. */
+static int is_its_turn(const struct stat *file, long n)
 {
     static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
     static ino_t armed;
+    static struct timespec since;
     static long left;
     pthread_mutex_lock(&one_at_a_time);
-    if (file != armed) {
-        armed = file;
+    if (file->st_ino != armed || memcmp(&file->st_ctim, &since, sizeof since) != 0) {
+        armed = file->st_ino;
+        since = file->st_ctim;
         left = n;
     }
     int turn = n == 0 || --left == 0;
@@ -83,8 +100,8 @@ static enum action rule(const char *op, int *number)
     *number = EIO;
     if (!known || sscanf(text, "%15s %ld %15s %d", want, &n, action, number) < 3)
         return NOTHING;
-    int any = strcmp(want, "any") == 0 && strcmp(op, "step") != 0;
-    if ((!any && strcmp(want, op) != 0) || !is_its_turn(file.st_ino, n))
+    int any = strcmp(want, "any") == 0 && (strcmp(op, "write") == 0 || strcmp(op, "sync") == 0);
+    if ((!any && strcmp(want, op) != 0) || !is_its_turn(&file, n))
         return NOTHING;
     switch (action[0]) {
     case 'e': return FAIL;
@@ -92,6 +109,16 @@ static enum action rule(const char *op, int *number)
     case 'h': return HALF;
     default: return AFTER;
     }
+}
+
+/* Whether this work on a volume's file fails; errno says how. */
+static int data_fails(int fd)
+{
+    int number;
+    if (!of_volume(fd) || rule("data", &number) != FAIL)
+        return 0;
+    errno = number;
+    return 1;
 }
 
 static void step(void)
@@ -119,6 +146,8 @@ static void hold(void)
 static int sync_with(long call, int fd)
 {
     step();
+    if (data_fails(fd))
+        return -1;
     if (!of_database(fd))
         return syscall(call, fd);
     int number;
@@ -142,6 +171,8 @@ int fdatasync(int fd) { return sync_with(SYS_fdatasync, fd); }
 ssize_t write(int fd, const void *bytes, size_t length)
 {
     int number;
+    if (data_fails(fd))
+        return -1;
     if (!of_database(fd))
         return syscall(SYS_write, fd, bytes, length);
     enum action action = rule("write", &number);
@@ -164,6 +195,8 @@ ssize_t write(int fd, const void *bytes, size_t length)
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at)
 {
     int number;
+    if (data_fails(fd))
+        return -1;
     if (!of_database(fd))
         return syscall(SYS_pwrite64, fd, bytes, length, at);
     enum action action = rule("write", &number);
@@ -184,6 +217,10 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at)
 }
 
 ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) { return pwrite64(fd, bytes, length, at); }
+
+int ftruncate64(int fd, off64_t length) { return data_fails(fd) ? -1 : syscall(SYS_ftruncate, fd, length); }
+
+int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
 
 int rename(const char *from, const char *to)
 {

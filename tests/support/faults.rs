@@ -18,6 +18,8 @@ pub enum On {
     Any,
     /// A change of names, or a sync, in any file system: the daemon can only be killed before it.
     Step,
+    /// A write, a change of length or a sync of a volume's file: it can only fail.
+    Data,
 }
 
 /// What becomes of it.
@@ -71,6 +73,7 @@ impl Faults {
             On::Sync => "sync",
             On::Any => "any",
             On::Step => "step",
+            On::Data => "data",
         };
         let fate = match fate {
             Fate::Errno(number) => format!("errno {number}"),

@@ -35,6 +35,13 @@ pub fn left_over(daemon: &Daemon) -> Vec<String> {
     files(&pool(daemon)).into_iter().filter(working).collect()
 }
 
+/// Lets `mgmtd doctor` examine a state that no daemon uses: nothing may be wrong with it.
+pub fn examine(state: &Path) {
+    let mut doctor = std::process::Command::new(crate::binary("mgmtd"));
+    let examined = doctor.arg("--state").arg(state).arg("doctor").output().unwrap();
+    assert!(examined.status.success(), "{}", String::from_utf8_lossy(&examined.stdout));
+}
+
 /// Makes the template `base`.
 pub fn template(daemon: &Daemon) {
     assert_eq!(daemon.call("mgmt.vm.CreateTemplate", "dom0", "base", b"a root image").ok(), "");
