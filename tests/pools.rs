@@ -159,13 +159,11 @@ echo "$3 $6" >> "$(dirname "$0")/log"
 
 #[test]
 fn commands_around_a_pool_are_run_for_a_vms_life_and_before_its_first_use_after_a_restart() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let (hook, log, pool) = (dir.path().join("hook"), dir.path().join("log"), dir.path().join("pool"));
     std::fs::write(&hook, HOOK).unwrap();
-    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
     let json = format!(
-        r#"{{"c": {{"bdriver": "file", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "{}", "post_volume_export_end": "-"}}}}"#,
+        r#"{{"c": {{"bdriver": "file", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "sh {}", "post_volume_export_end": "-"}}}}"#,
         pool.display(),
         hook.display()
     );

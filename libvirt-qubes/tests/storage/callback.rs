@@ -1,7 +1,7 @@
 //! The driver `callback`, with real commands around real drivers.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,10 +42,9 @@ impl Rig {
         let rig = Self { dir: dir.to_owned() };
         let hook = dir.join("hook");
         std::fs::write(&hook, HOOK).unwrap();
-        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
         let (hook, pool) = (hook.display(), rig.pool());
         let json = format!(
-            r#"{{"conf": {{"bdriver": "{bdriver}", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "{hook}"{more}}}}}"#,
+            r#"{{"conf": {{"bdriver": "{bdriver}", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "sh {hook}"{more}}}}}"#,
             pool.display()
         );
         std::fs::write(dir.join("callback.json"), json).unwrap();
@@ -217,8 +216,7 @@ fn a_hooks_own_command_has_no_arguments_and_a_dash_is_no_command() {
     let own = dir.path().join("own");
     std::fs::write(&own, format!("#!/bin/sh\necho \"own $# $PWD\" >> {}/log\n", dir.path().display()))
         .unwrap();
-    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let more = format!(r#", "pre_volume_create": "{}", "post_volume_create": "-""#, own.display());
+    let more = format!(r#", "pre_volume_create": "sh {}", "post_volume_create": "-""#, own.display());
     let rig = Rig::new(dir.path(), "file", &more);
     let driver = rig.driver();
     driver.setup().unwrap();
@@ -315,7 +313,7 @@ fn a_command_that_fails_leaves_what_its_table_says() {
     assert_eq!(error.kind(), Kind::Backend);
     let hook = dir.path().join("hook");
     let told = format!(
-        "set up pool cb: failed: pre_setup, the command {}, ended with exit status: 3: no pre_setup today",
+        "set up pool cb: failed: pre_setup, the command sh {}, ended with exit status: 3: no pre_setup today",
         hook.display()
     );
     assert_eq!(error.report(), told);
