@@ -174,7 +174,9 @@ fn a_setting_is_changed_and_a_pool_of_kernels_has_none() {
     apply(&mut snapshot, diff);
     let shown = snapshot.model.pool("varlibqubes").unwrap().shown_options();
     let shown: Vec<_> = shown.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    assert_eq!(shown, ["dir_path=/srv/varlibqubes", "ephemeral_volatile=True", "revisions_to_keep=5"]);
+    let expected =
+        ["dir_path=/srv/varlibqubes", "ephemeral_volatile=True", "revisions_to_keep=5", "cow=auto"];
+    assert_eq!(shown, expected);
     assert_eq!(snapshot.model.pool("linux-kernel").unwrap().shown_options().len(), 1);
     for refused in [
         settings::set_revisions(&snapshot, "linux-kernel", newest(1)).unwrap_err(),
