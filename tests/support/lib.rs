@@ -9,6 +9,7 @@ mod daemon;
 mod faults;
 pub mod fuzz;
 pub mod scene;
+pub mod xen;
 
 pub use binaries::binary;
 pub use client::{Answer, Events, Socket};
