@@ -53,7 +53,11 @@ impl Need {
                 program!("c++" in "g++"),
                 Item { package: "libc6-dev", there: || Path::new("/usr/include/stdio.h").exists() },
             ],
-            Self::FileSystems => &[program!("mkfs.xfs" in "xfsprogs"), program!("mkfs.ext4" in "e2fsprogs")],
+            Self::FileSystems => &[
+                program!("mkfs.xfs" in "xfsprogs"),
+                program!("mkfs.btrfs" in "btrfs-progs"),
+                program!("mkfs.ext4" in "e2fsprogs"),
+            ],
             Self::Testbed => &[
                 program!("qemu-system-x86_64" in "qemu-system-x86"),
                 program!("mmdebstrap" in "mmdebstrap"),
