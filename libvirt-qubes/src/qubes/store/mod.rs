@@ -10,6 +10,7 @@ pub(super) mod doctor;
 pub(super) mod error;
 mod files;
 mod first;
+mod fit;
 mod import;
 mod load;
 mod lock;

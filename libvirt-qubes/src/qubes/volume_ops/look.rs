@@ -35,7 +35,8 @@ pub struct VolumeFacts {
     pub path: Option<PathBuf>,
     /// How many former states are kept, by its own setting or its pool's.
     pub revisions_to_keep: RevisionsToKeep,
-    /// Whether it is encrypted with a key that nobody keeps, by its own setting or its pool's.
+    /// Whether it is to be encrypted with a key that nobody keeps, by its own setting or its pool's. Stored alone: no
+    /// driver encrypts yet.
     pub ephemeral: bool,
     /// Whether what it was copied from has changed since; `None` where nobody can tell.
     pub outdated: Option<bool>,
