@@ -42,9 +42,13 @@ const WITHOUT_XEN: &[&str] = &[
     "mgmt-block",
 ];
 
+/// What building the tests and running them takes at least, in bytes, where much is built already.
+const ROOM: u64 = 4 << 30;
+
 /// Runs the checks in order.
 pub(crate) fn run(suites: &Suites) -> Result<ExitCode> {
     setup::ensure(&[Need::Build, Need::FileSystems])?;
+    workspace::room_for(ROOM)?;
     let mut tally = Tally::default();
     if matches!(suites, Suites::All | Suites::Native) {
         native(&mut tally)?;
