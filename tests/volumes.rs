@@ -478,3 +478,23 @@ fn the_service_file_that_the_deployed_client_runs_hands_the_data_over() {
     assert!(refused.starts_with(b"2\0QubesException\0"), "{}", refused.escape_ascii());
     assert_eq!(content(&daemon, "work"), vec![5; MIB]);
 }
+
+#[test]
+fn a_volume_that_is_empty_at_each_start_has_whole_sectors_as_others_have() {
+    let daemon = scene(Start::new());
+    for volume in ["private", "volatile"] {
+        assert_eq!(daemon.call("mgmt.vm.volume.Resize", "work", volume, b"12884901889").ok(), "");
+        let facts = daemon.call("mgmt.vm.volume.Info", "work", volume, b"").ok();
+        assert!(facts.contains("\nsize=12884902400\n"), "{facts}");
+    }
+}
+
+#[test]
+fn a_kernel_that_is_looked_for_in_a_pool_of_volumes_can_be_looked_at_all_the_same() {
+    let daemon = scene(Start::new());
+    // What the default of the default is.
+    assert_eq!(daemon.call("mgmt.property.Reset", "dom0", "default_pool_kernel", b"").ok(), "");
+    create(&daemon, "odd");
+    let facts = daemon.call("mgmt.vm.volume.Info", "odd", "kernel", b"").ok();
+    assert!(facts.starts_with("pool=varlibqubes\nvid=\nsize=0\n"), "{facts}");
+}

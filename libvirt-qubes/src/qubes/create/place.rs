@@ -24,6 +24,12 @@ impl Placing<'_> {
         new: &NewVm,
         template: Option<&Arc<Vm>>,
     ) -> Result<Vec<Arc<VolumeConfig>>, Refusal> {
+        // Named, it must be there, whether anything comes to lie in it or not.
+        if let Pools::All(pool) = &new.pools
+            && self.snapshot.model.pool(pool.as_str()).is_none()
+        {
+            return Err(Refusal::UnknownPool { pool: pool.clone() });
+        }
         let mut volumes: Vec<VolumeConfig> = Vec::new();
         for usual in new.class.volumes() {
             let name: VolumeName = usual.name.parse().map_err(|_| self.no_such_volume(usual.name))?;

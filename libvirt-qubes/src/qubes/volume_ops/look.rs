@@ -168,16 +168,18 @@ impl Host {
         }
     }
 
-    /// A kernel that is not there has no size; the VM's Start says what is missing.
+    /// A kernel that is not there has no size, nor has one in a pool of anything else; the VM's Start says what is wrong.
     async fn figures_of(&self, placed: &Volume) -> Result<VolumeInfo, HostError> {
         match self.storage.info(placed).await {
-            Err(error) if error.kind() == Kind::NotFound && is_kernel(placed) => Ok(VolumeInfo {
-                size: ByteSize::bytes(0),
-                usage: ByteSize::bytes(0),
-                path: None,
-                dirty: false,
-                outdated: Some(false),
-            }),
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Unsupported) && is_kernel(placed) => {
+                Ok(VolumeInfo {
+                    size: ByteSize::bytes(0),
+                    usage: ByteSize::bytes(0),
+                    path: None,
+                    dirty: false,
+                    outdated: Some(false),
+                })
+            }
             info => Ok(info?),
         }
     }

@@ -80,7 +80,8 @@ impl Host {
             }
             VolumeKind::Volatile => {
                 self.storage.resize(&named.placed, asked).await?;
-                asked
+                // As its next start makes it.
+                asked.whole_sectors().unwrap_or(asked)
             }
         };
         let (uuid, volume) = (named.vm.uuid, named.config.name.clone());
