@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use mgmt_tests::scene::{create, files, start, template, until};
-use mgmt_tests::{Answer, Daemon, Start};
+use mgmt_tests::{Answer, Daemon, Mounted, Start};
 
 fn add(daemon: &Daemon, driver: &str, name: &str, options: &str) -> Answer {
     let payload = format!("name={name}\n{options}");
@@ -19,41 +19,6 @@ fn pools(daemon: &Daemon) -> Vec<String> {
 fn refused(answer: &Answer, class: &str, text: &str) {
     let (got, message) = answer.exception();
     assert!(got == class && message.contains(text), "{got}: {message}");
-}
-
-/// A file system of its own in an image file; unmounted when dropped.
-struct Mounted(tempfile::TempDir);
-
-impl Mounted {
-    fn new(mkfs: &[&str]) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
-        std::fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
-        std::fs::create_dir(&point).unwrap();
-        let done = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
-        let (program, arguments) = mkfs.split_first().unwrap();
-        let made = done(Command::new(program).args(arguments).arg(&image))
-            && done(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
-        if !made {
-            println!("skipped: cannot make or mount what {program} makes");
-        }
-        made.then_some(Self(dir))
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.0.path().join("mnt")
-    }
-
-    fn remount(&self, how: &str) {
-        let options = format!("remount,{how}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(self.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(self.path()).status());
-    }
 }
 
 /// What lies in a folder, folders included.

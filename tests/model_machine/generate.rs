@@ -31,6 +31,7 @@ const VMS: &[&str] = &[
     "dvm",
     "solo",
     "far",
+    "apart",
     "new",
     "new2",
     A_DISPOSABLE,
@@ -83,7 +84,9 @@ fn value(property: &'static str) -> BoxedStrategy<String> {
         "keyboard_layout" => some(&["de++", "cz+qwerty+a:b", "de", "1++"]),
         "devices_denied" => some(&["", "u******b******u******", "xxxxxxx", "b"]),
         "mac" => some(&["00:16:3E:aa:bb:cc", "00:16:3e:00:00:01", "nonsense"]),
-        "default_pool" | "default_pool_private" | "default_pool_root" => some(&["varlibqubes", "nowhere"]),
+        "default_pool" | "default_pool_private" | "default_pool_root" => {
+            some(&["varlibqubes", "extra", "second", "nowhere"])
+        }
         _ => some(&["1", "500", " 1_000 ", "0", "-1", "many", ""]),
     }
 }
@@ -238,13 +241,193 @@ fn life_call() -> BoxedStrategy<Call> {
     );
     let remove = make(one_of(&["vm.Remove"]), vm(), nothing(), nothing());
     let copy = make(one_of(&["vm.Clone"]), vm(), nothing(), name().prop_map(|name| format!("name={name}")));
+    let pool = (
+        name(),
+        one_of(&["pool", "pool", "pool", "pool:private", "pool:root", "pool:volatile", "pool:kernel"]),
+        one_of(&["extra", "extra", "second", "shared", "varlibqubes", "linux-kernel", "nowhere"]),
+    );
+    let in_pool = make(
+        one_of(&["vm.CreateInPool.AppVM", "vm.CreateInPool.TemplateVM", "vm.CreateInPool.DispVM"]),
+        dom0(),
+        one_of(&["base", "", "dvm"]),
+        pool.prop_map(|(name, key, pool)| format!("name={name} label=red {key}={pool}")),
+    );
+    let remote = make(
+        one_of(&["vm.CreateInPool.RemoteVM"]),
+        dom0(),
+        nothing(),
+        one_of(&["extra", "nowhere"]).prop_map(|pool| format!("name=far label=red pool={pool}")),
+    );
     let disposable = make(
         one_of(&["vm.CreateDisposable"]),
         one_of(&["dvm", "dvm", "work", "dom0", "base"]),
         nothing(),
         nothing(),
     );
-    prop_oneof![2 => create, 2 => app, 3 => remove, 2 => copy, 1 => disposable].boxed()
+    prop_oneof![4 => create, 4 => app, 6 => remove, 4 => copy, 4 => in_pool, 1 => remote, 2 => disposable]
+        .boxed()
+}
+
+/// VMs whose volumes are looked at and changed.
+const WITH_VOLUMES: &[&str] = &["base", "base2", "work", "work", "dvm", "apart"];
+
+fn with_volumes() -> impl Strategy<Value = String> {
+    prop_oneof![8 => select(WITH_VOLUMES).prop_map(str::to_owned), 1 => vm()]
+}
+
+fn volume() -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => Just("private".to_owned()),
+        3 => Just("root".to_owned()),
+        1 => one_of(&["volatile", "volatile", "kernel", "swap"]),
+    ]
+}
+
+/// A verb that changes a volume, and what it is told.
+fn volume_change() -> impl Strategy<Value = (String, String)> {
+    let told =
+        |verb: &'static str, said: BoxedStrategy<String>| said.prop_map(move |said| (verb.to_owned(), said));
+    let former = || {
+        let there = one_of(&["@oldest", "@newest", "@kept"]);
+        prop_oneof![6 => there, 1 => one_of(&["s7", "0", "a/b", ""])].boxed()
+    };
+    let size = one_of(&[
+        "@size",
+        "1048577",
+        "2147483649",
+        "512",
+        "4096",
+        "2147483648",
+        "10737418240",
+        "12884901889",
+        "21474836480",
+        "-1",
+        "007",
+        "big",
+        "9999999999999999999",
+        "10000000000000000000",
+    ]);
+    let data = (one_of(&["a", "b", "c", "d", "e"]), select(&[0_usize, 1, 5, 512, 700, 1500][..]))
+        .prop_map(|(byte, length)| format!("{length}\n{}", byte.repeat(length)));
+    let wrong =
+        one_of(&["4\nhello", "6\nhello", "hello\nhello", "007\nhello", "", "10000000000000000000\nx"]);
+    let copied = (with_volumes(), volume()).prop_map(|(vm, volume)| format!("@copy {vm} {volume}"));
+    prop_oneof![
+        3 => told("Snapshot", nothing().boxed()),
+        3 => told("Revert", former()),
+        2 => told("RemoveSnapshot", former()),
+        3 => told("Resize", size.boxed()),
+        1 => told("Clear", nothing().boxed()),
+        2 => told("Import", one_of(&["@fill p", "@fill q", "x"]).boxed()),
+        5 => told("ImportWithSize", prop_oneof![4 => data, 1 => wrong].boxed()),
+        4 => told("CloneTo", prop_oneof![6 => copied, 1 => one_of(&["token", ""])].boxed()),
+        3 => told("Set.revisions_to_keep", {
+            prop_oneof![5 => one_of(&["1", "2", "3"]), 3 => one_of(&["-1", "0", "-2", "1x", "9999999999", "01"])].boxed()
+        }),
+        1 => told("Set.rw", one_of(&["True", "on", "False", "maybe"]).boxed()),
+        1 => told("Set.ephemeral", one_of(&["True", "0", "False", "maybe"]).boxed()),
+    ]
+}
+
+fn volume_change_call() -> BoxedStrategy<Call> {
+    let dialect = prop_oneof![Just(Dialect::Mgmt), Just(Dialect::Admin)];
+    let by_vm = (dialect, with_volumes(), volume(), volume_change()).prop_map(
+        |(dialect, vm, volume, (verb, said))| {
+            // What is our own has one name; the other is refused, seldom.
+            let dialect = if verb == "RemoveSnapshot" && said != "@kept" { Dialect::Mgmt } else { dialect };
+            Call { dialect, method: format!("vm.volume.{verb}"), vm, argument: volume, payload: said }
+        },
+    );
+    let by_pool = (
+        with_volumes(),
+        volume(),
+        one_of(&["@pool", "@pool", "@pool", "@pool", "extra", "linux-kernel", "nowhere"]),
+        volume_change(),
+    )
+        .prop_map(|(vm, volume, pool, (verb, said))| Call {
+            dialect: Dialect::Mgmt,
+            method: format!("pool.volume.{verb}"),
+            vm: "dom0".into(),
+            argument: pool,
+            payload: format!("@{vm}/{volume} {said}"),
+        })
+        .prop_filter("only of a VM", |call| {
+            ["Snapshot", "Revert", "RemoveSnapshot", "Resize"]
+                .iter()
+                .any(|verb| call.method.ends_with(&format!(".{verb}")))
+        });
+    prop_oneof![5 => by_vm, 1 => by_pool].boxed()
+}
+
+fn volume_call() -> BoxedStrategy<Call> {
+    let look = make(
+        one_of(&["vm.volume.Info", "vm.volume.Info", "vm.volume.ListSnapshots"]),
+        with_volumes(),
+        volume(),
+        nothing(),
+    );
+    let list = make(one_of(&["vm.volume.List"]), vm(), nothing(), nothing());
+    let in_pool = make(
+        one_of(&["pool.volume.Info", "pool.volume.ListSnapshots"]),
+        dom0(),
+        one_of(&["@pool", "@pool", "varlibqubes", "linux-kernel", "nowhere"]),
+        (with_volumes(), volume()).prop_map(|(vm, volume)| format!("@{vm}/{volume}")),
+    );
+    prop_oneof![12 => volume_change_call(), 2 => look, 1 => list, 2 => in_pool].boxed()
+}
+
+/// Pools that are added: good ones, and such as are refused.
+const POOLS: &[(&str, &str)] = &[
+    ("file", "name=extra\ndir_path=@dir/extra\n"),
+    ("file", "name=extra\ndir_path=@dir/extra/.\nrevisions_to_keep=2\nephemeral_volatile=True\ncow=copy"),
+    ("file", "name=second\ndir_path=@dir/second\nrevisions_to_keep=1\n"),
+    ("file", "name=second\ndir_path=@dir/second//\nrevisions_to_keep=-1\n"),
+    ("file-reflink", "name=shared\ndir_path=@dir/shared\n"),
+    ("file-reflink", "name=shared\ndir_path=@dir/shared\nrevisions_to_keep=3\nsetup_check=yes"),
+    ("linux-kernel", "name=kernels\ndir_path=@dir/extra/vm-kernels\n"),
+    ("file", "name=third\ndir_path=@dir/extra\n"),
+    ("file", "name=third\ndir_path=@dir/extra/within\n"),
+    ("file-reflink", "name=third\ndir_path=@dir/state/varlibqubes\n"),
+    ("file", "name=third\ndir_path=@dir/state\n"),
+    ("file", "name=third\ndir_path=@dir/none/third\n"),
+    ("file", "name=third\ndir_path=third\n"),
+    ("file", "name=third\ndir_path=@dir/third\nrevisions_to_keep=-2\n"),
+    ("file", "name=third\ndir_path=@dir/third\nephemeral_volatile=maybe\n"),
+    ("file", "name=third\ndir_path=@dir/third\ncow=often\n"),
+    ("file", "name=third\ndir_path=@dir/third\ncolour=red\n"),
+    ("file", "name=third\n"),
+    ("file", "name=third\nname=fourth\n"),
+    ("file", "name=a third\ndir_path=@dir/third\n"),
+    ("file", "dir_path=@dir/third\n"),
+    ("file", "third"),
+    ("zfs", "name=third\ndir_path=@dir/third\n"),
+    ("linux-kernel", "name=third\ndir_path=@dir/third\nrevisions_to_keep=0\n"),
+];
+
+fn pool_call() -> BoxedStrategy<Call> {
+    let pool = || {
+        one_of(&["varlibqubes", "linux-kernel", "extra", "second", "shared", "kernels", "third", "nowhere"])
+    };
+    // The good ones come first.
+    let add = prop_oneof![2 => select(&POOLS[..7]), 1 => select(POOLS)].prop_flat_map(|(driver, options)| {
+        make(one_of(&["pool.Add"]), dom0(), Just(driver.to_owned()), Just(options.to_owned()))
+    });
+    let plain = make(
+        one_of(&["pool.Info", "pool.UsageDetails", "pool.volume.List", "pool.Remove"]),
+        dom0(),
+        pool(),
+        nothing(),
+    );
+    let keep = make(
+        one_of(&["pool.Set.revisions_to_keep"]),
+        dom0(),
+        pool(),
+        one_of(&["-1", "0", "1", "2", "-2", "x", "4294967296"]),
+    );
+    let ephemeral =
+        make(one_of(&["pool.Set.ephemeral_volatile"]), dom0(), pool(), one_of(&["yes", "False", "maybe"]));
+    let list = make(one_of(&["pool.List", "pool.ListDrivers"]), dom0(), nothing(), nothing());
+    prop_oneof![4 => add, 4 => plain, 1 => keep, 1 => ephemeral, 1 => list].boxed()
 }
 
 /// A call that the daemon serves.
@@ -257,7 +440,9 @@ pub fn call(served: &'static [String]) -> BoxedStrategy<Call> {
         2 => label_call(),
         4 => firewall_call(),
         1 => notes_call(),
-        4 => life_call(),
+        5 => life_call(),
+        16 => volume_call(),
+        4 => pool_call(),
     ]
     .prop_filter("not served yet", move |call| served.contains(&call.method))
     .boxed()
@@ -272,9 +457,15 @@ pub fn step(served: &'static [String], faults: bool) -> BoxedStrategy<Step> {
     let on = select(&[On::Any, On::Write, On::Sync][..]);
     let during = (proptest::collection::vec(interruptible, 1..4), on, 1u32..10, fate)
         .prop_map(|(calls, on, nth, fate)| Step::KillDuring(calls, on, nth, fate));
+    // The steps of what changes files: their names, and syncs.
+    let of_volumes = prop_oneof![6 => volume_change_call(), 1 => life_call(), 1 => pool_call()]
+        .prop_filter("it chooses a name", |call| call.method != "vm.CreateDisposable");
+    let of_volumes = (proptest::collection::vec(of_volumes, 1..3), 1u32..14)
+        .prop_map(|(calls, nth)| Step::KillDuring(calls, On::Step, nth, Fate::KilledBefore));
     let calls = call(served).prop_map(Step::Call);
     if faults {
-        prop_oneof![40 => calls, 1 => Just(Step::Restart), 1 => Just(Step::Kill), 3 => during].boxed()
+        let during = prop_oneof![during, of_volumes];
+        prop_oneof![40 => calls, 1 => Just(Step::Restart), 1 => Just(Step::Kill), 4 => during].boxed()
     } else {
         prop_oneof![40 => calls, 1 => Just(Step::Restart), 2 => Just(Step::Kill)].boxed()
     }

@@ -8,12 +8,15 @@
 //! longer; `MGMT_MODEL_TRACE` shows each step. A failure prints the shortest sequence that still fails, and
 //! leaves its seed in `tests/model_machine/regressions.txt`, where the next run begins with it.
 
+mod answers;
 mod call;
+mod disk;
 mod generate;
 mod oracle;
+mod resolve;
 mod run;
 mod support {
-    pub use mgmt_tests::{Answer, Daemon, Events, Fate, Faults, On, Start};
+    pub use mgmt_tests::{Answer, Daemon, Events, Fate, Faults, Mounted, On, Start};
 }
 
 use std::cell::Cell;
@@ -29,9 +32,10 @@ fn number(variable: &str, default: u32) -> u32 {
 /// The calls that the daemon has, without prefix.
 fn served() -> &'static [String] {
     let table = mgmt_rpc::calls::table();
-    let names: Vec<String> =
-        table.names().iter().filter_map(|(name, _)| name.strip_prefix("admin.")).map(str::to_owned).collect();
-    names.leak()
+    let names = table.names();
+    let names = names.iter().filter_map(|(name, _)| Some(name.split_once('.')?.1.to_owned()));
+    let names: std::collections::BTreeSet<String> = names.collect();
+    names.into_iter().collect::<Vec<_>>().leak()
 }
 
 #[test]
@@ -41,6 +45,10 @@ fn every_sequence_of_calls_answers_as_the_model_says_and_survives_every_kill() {
     let faults = support::Faults::new();
     if let Err(why) = &faults {
         eprintln!("skipped: kills within a commit: {why}");
+    }
+    let sharing = support::Mounted::new(&["mkfs.xfs", "-q", "-f", "-m", "reflink=1"]);
+    if sharing.is_none() {
+        println!("skipped: the driver file-reflink");
     }
     let served = served();
     let config = Config {
@@ -54,14 +62,15 @@ fn every_sequence_of_calls_answers_as_the_model_says_and_survives_every_kill() {
     let end = Instant::now() + Duration::from_secs(number("MGMT_MODEL_SECONDS", 60).into());
     // What fails is shortened, however long that takes.
     let (ran, failed) = (Cell::new(0), Cell::new(false));
-    let sequence = proptest::collection::vec(generate::step(served, faults.is_ok()), 1..=steps);
+    let steps = proptest::collection::vec(generate::step(served, faults.is_ok()), 1..=steps);
     TestRunner::new(config)
-        .run(&sequence, |steps| {
+        .run(&(proptest::bool::ANY, steps), |(shares_blocks, steps)| {
             if ran.get() > 0 && !failed.get() && Instant::now() > end {
                 return Ok(());
             }
             ran.set(ran.get() + 1);
-            run::run(&steps, served, faults.as_ref().ok()).map_err(|error| {
+            let place = sharing.as_ref().filter(|_| shares_blocks).map(support::Mounted::path);
+            run::run(&steps, served, faults.as_ref().ok(), place.as_deref()).map_err(|error| {
                 failed.set(true);
                 TestCaseError::fail(error)
             })

@@ -1,17 +1,25 @@
 //! One run: a daemon and the model, step by step.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::call::{A_DISPOSABLE, Call};
+use crate::answers::{compare, in_groups, is_refused, is_reserved, orders, without_progress};
+use crate::call::Call;
+use crate::disk;
 use crate::generate::Step;
-use crate::oracle::{Answer, CHOSEN, Class, Oracle, Outcome};
+use crate::oracle::{CHOSEN, Class, Ground, Oracle, Outcome};
+use crate::resolve::resolve;
 use crate::support::{self, Daemon, Events, Fate, Faults, On, Start};
 
 /// A VM that no step touches: a refused reset of its template is announced, and changes nothing. That marks the end
 /// of a call's events.
 const MARKER: &str = "marker";
 
-type Checked<T> = Result<T, String>;
+pub type Checked<T> = Result<T, String>;
+
+/// So long what a kill interrupted may take to be put right.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Run {
     daemon: Daemon,
@@ -23,16 +31,26 @@ struct Run {
     interrupted: bool,
 }
 
-/// Carries out the steps; the error says where and how the daemon and the model differ.
-pub fn run(steps: &[Step], served: &'static [String], faults: Option<&Faults>) -> Checked<()> {
-    let mut start = Start::new().in_memory();
+/// Carries out the steps, in memory or on a file system that shares blocks; the error says where and how the daemon
+/// and the model differ.
+pub fn run(
+    steps: &[Step],
+    served: &'static [String],
+    faults: Option<&Faults>,
+    sharing: Option<&Path>,
+) -> Checked<()> {
+    let mut start = match sharing {
+        Some(place) => Start::new().inside(place),
+        None => Start::new().in_memory(),
+    };
     if let Some(faults) = faults {
         faults.disarm();
         start = start.faults(faults);
     }
     let daemon = start.start();
     install_kernel(&daemon);
-    let mut oracle = Oracle::first_start();
+    let dir = daemon.dir().to_str().unwrap().to_owned();
+    let mut oracle = Oracle::first_start(Ground { dir, shares_blocks: sharing.is_some() });
     let (first, then) = prelude();
     for call in first {
         compare(&oracle.call(&call).answer, &daemon.socket().raw(&call.request()))?;
@@ -41,6 +59,7 @@ pub fn run(steps: &[Step], served: &'static [String], faults: Option<&Faults>) -
     let mut run = Run { daemon, events, oracle, faults: faults.cloned(), served, interrupted: false };
     run.learn()?;
     for call in then {
+        let call = resolve(&call, &mut run.oracle, &run.daemon)?;
         run.call(&call).map_err(|error| format!("before the first step: {error}"))?;
     }
     for (number, step) in steps.iter().enumerate() {
@@ -49,7 +68,9 @@ pub fn run(steps: &[Step], served: &'static [String], faults: Option<&Faults>) -
         }
         run = run.step(step).map_err(|error| format!("step {number}, {step:?}: {error}"))?;
     }
-    run.compare_everything().map_err(|error| format!("at the end: {error}"))
+    run.compare_everything()
+        .and_then(|()| disk::compare(&run.oracle))
+        .map_err(|error| format!("at the end: {error}"))
 }
 
 fn install_kernel(daemon: &Daemon) {
@@ -66,6 +87,9 @@ fn prelude() -> (Vec<Call>, Vec<Call>) {
         Call::new(&format!("vm.Create.{class}"), "dom0", template, &format!("name={name} label=red"))
     };
     let set = |vm: &str, property: &str, value: &str| Call::new("vm.property.Set", vm, property, value);
+    let volume = |verb: &str, vm: &str, volume: &str, payload: &str| {
+        Call::new(&format!("vm.volume.{verb}"), vm, volume, payload)
+    };
     let first = vec![create("TemplateVM", "", "base"), create("AppVM", "base", MARKER)];
     let then = vec![
         create("TemplateVM", "", "base2"),
@@ -76,6 +100,13 @@ fn prelude() -> (Vec<Call>, Vec<Call>) {
         create("AppVM", "base", "work"),
         create("AppVM", "base", "dvm"),
         set("dvm", "template_for_dispvms", "True"),
+        Call::new("pool.Add", "dom0", "file", "name=extra\ndir_path=@dir/extra\n"),
+        Call::new("vm.CreateInPool.AppVM", "dom0", "base", "name=apart label=red pool=extra"),
+        volume("ImportWithSize", "base", "root", "8\ntemplate"),
+        volume("ImportWithSize", "work", "private", "4\nmine"),
+        volume("Set.revisions_to_keep", "work", "private", "2"),
+        volume("Set.revisions_to_keep", "base", "root", "1"),
+        volume("ImportWithSize", "work", "private", "7\nmine\n\n2"),
     ];
     (first, then)
 }
@@ -88,7 +119,7 @@ impl Run {
     fn step(mut self, step: &Step) -> Checked<Self> {
         match step {
             Step::Call(call) => {
-                let call = self.resolve(call);
+                let call = resolve(call, &mut self.oracle, &self.daemon)?;
                 self.call(&call)?;
                 return Ok(self);
             }
@@ -97,33 +128,33 @@ impl Run {
             }
             Step::Kill => self.daemon = self.daemon.kill_and_restart(),
             Step::KillDuring(calls, on, nth, fate) => {
-                let calls: Vec<Call> = calls.iter().map(|call| self.resolve(call)).collect();
+                let mut resolved: Vec<Call> = Vec::new();
+                for call in calls {
+                    // Which of two numbers a kill used up, nobody could say afterwards.
+                    if !(makes_snapshot(call) && resolved.iter().any(makes_snapshot)) {
+                        resolved.push(resolve(call, &mut self.oracle, &self.daemon)?);
+                    }
+                }
+                let calls = resolved;
                 return self.kill_during(&calls, *on, *nth, *fate);
             }
         }
         self.events = self.daemon.socket().events("dom0");
-        self.compare_everything()?;
+        self.oracle.restarted();
+        until_at_rest(|| {
+            self.compare_everything()?;
+            disk::compare(&self.oracle)
+        })?;
         Ok(self)
-    }
-
-    fn resolve(&self, call: &Call) -> Call {
-        let mut call = call.clone();
-        if call.vm == A_DISPOSABLE {
-            self.oracle.a_disposable().unwrap_or("ghost").clone_into(&mut call.vm);
-        }
-        call
     }
 
     /// One call: answer and events.
     fn call(&mut self, call: &Call) -> Checked<()> {
         let mut outcome = self.oracle.call(call);
         let mut got = self.daemon.socket().raw(&call.request());
-        // What a kill left half done reserves its name until the start has put it right.
+        // What a kill left half done reserves its name, and a place in its pool, until the start has put it right.
         for _ in 0..1000 {
-            if !self.interrupted
-                || !got.0.starts_with(b"2\0QubesVMAlreadyExistsError\0")
-                || is_refused(&outcome.answer, &got)
-            {
+            if !self.interrupted || !is_reserved(&got) || is_refused(&outcome.answer, &got) {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -136,7 +167,7 @@ impl Run {
         if outcome.answer.is_ok() {
             self.learn()?;
         }
-        let seen = self.events_so_far();
+        let seen = without_progress(self.events_so_far())?;
         let (expected, seen) = (in_groups(outcome.events), in_groups(seen));
         if expected == seen {
             return Ok(());
@@ -224,40 +255,31 @@ impl Run {
         let nobody = nobody()?;
         let subscription = std::mem::replace(&mut self.events, nobody);
         self.daemon = self.daemon.kill_and_restart();
-        let seen = subscription.rest();
+        let seen = without_progress(subscription.rest())?;
         self.events = self.daemon.socket().events("dom0");
         self.interrupted = true;
-        let mut differences = Vec::new();
-        let mut found = None;
-        for order in orders(calls.len()) {
-            // What was refused because another of them had reserved the name need have no place in the order.
-            let may_be_left_out = |answer: &Option<support::Answer>| match answer {
-                Some(answer) => answer.0.starts_with(b"2\0QubesVMAlreadyExistsError\0"),
-                None => true,
-            };
-            if !answers.iter().enumerate().all(|(n, answer)| may_be_left_out(answer) || order.contains(&n)) {
-                continue;
-            }
-            let mut oracle = self.oracle.clone();
-            let outcomes: Vec<Outcome> = order.iter().map(|n| oracle.call(&calls[*n])).collect();
-            let contradiction = order.iter().zip(&outcomes).find_map(|(n, outcome)| {
-                answers[*n].as_ref().and_then(|got| compare(&outcome.answer, got).err())
-            });
-            if let Some(contradiction) = contradiction {
-                differences.push(format!("{order:?}: {contradiction}"));
-                continue;
-            }
-            let before = std::mem::replace(&mut self.oracle, oracle);
-            match self.adopt() {
-                Ok(()) => {
-                    found = Some((order, outcomes));
-                    break;
+        let (candidates, mut differences) = self.candidates(calls, &answers);
+        let before = self.oracle.clone();
+        let found = until_at_rest(|| {
+            let mut seen = Vec::new();
+            for candidate in &candidates {
+                self.oracle = candidate.oracle.clone();
+                match self.adopt() {
+                    Ok(()) => return Ok(candidate),
+                    Err(difference) => seen.push(format!("{:?}: {difference}", candidate.order)),
                 }
-                Err(difference) => differences.push(format!("{order:?}: {difference}")),
             }
-            self.oracle = before;
-        }
-        let Some((order, outcomes)) = found else {
+            Err(seen.join("\n  "))
+        });
+        let found = match found {
+            Ok(found) => Some(found),
+            Err(difference) => {
+                differences.push(difference);
+                self.oracle = before;
+                None
+            }
+        };
+        let Some(Candidate { order, outcomes, .. }) = found else {
             return Err(format!(
                 "answered: {answers:?}; the state is that of no order of these calls:\n  {}",
                 differences.join("\n  ")
@@ -269,7 +291,10 @@ impl Run {
                 Some(outcome) => outcome.events.clone(),
                 None => self.oracle.clone().call(call).events,
             };
-            let done = seen.iter().any(|event| !event.contains("-pre-"));
+            let is_done = |event: &String| {
+                !["-pre-", "import-begin", "success=False"].iter().any(|word| event.contains(word))
+            };
+            let done = seen.iter().any(is_done);
             if !expected.starts_with(&seen) && in_groups(expected.clone()) != in_groups(seen.clone()) {
                 return Err(format!("events of the killed call: expected {expected:?}, seen {seen:?}"));
             }
@@ -277,7 +302,61 @@ impl Run {
                 return Err(format!("announced, and not there: {seen:?}"));
             }
         }
+        self.oracle.restarted();
+        for (n, call) in calls.iter().enumerate() {
+            if answers[n].is_none() && !order.contains(&n) {
+                self.look_at_number(call)?;
+            }
+        }
         Ok(self)
+    }
+
+    /// The orders in which what was sent may have been done, whole or not at all, and why others are none.
+    fn candidates(
+        &self,
+        calls: &[Call],
+        answers: &[Option<support::Answer>],
+    ) -> (Vec<Candidate>, Vec<String>) {
+        let (mut candidates, mut differences) = (Vec::new(), Vec::new());
+        for order in orders(calls.len()) {
+            // What was refused because another of them had reserved something need have no place in the order.
+            let may_be_left_out = |answer: &Option<support::Answer>| answer.as_ref().is_none_or(is_reserved);
+            if !answers.iter().enumerate().all(|(n, answer)| may_be_left_out(answer) || order.contains(&n)) {
+                continue;
+            }
+            let mut oracle = self.oracle.clone();
+            let outcomes: Vec<Outcome> = order.iter().map(|n| oracle.call(&calls[*n])).collect();
+            let contradiction = order.iter().zip(&outcomes).find_map(|(n, outcome)| {
+                answers[*n].as_ref().and_then(|got| compare(&outcome.answer, got).err())
+            });
+            match contradiction {
+                Some(contradiction) => differences.push(format!("{order:?}: {contradiction}")),
+                None => candidates.push(Candidate { order, oracle, outcomes }),
+            }
+        }
+        (candidates, differences)
+    }
+
+    /// A kill may have used the number of a snapshot up that is not there.
+    fn look_at_number(&mut self, call: &Call) -> Checked<()> {
+        if !makes_snapshot(call) {
+            return Ok(());
+        }
+        let (vm, volume) = match call.method.as_str() {
+            "vm.volume.Snapshot" => (call.vm.clone(), call.argument.clone()),
+            _ => {
+                let mut parts = call.payload.split('/').skip(1).map(str::to_owned);
+                let (Some(vm), Some(volume)) = (parts.next(), parts.next()) else { return Ok(()) };
+                (vm, volume)
+            }
+        };
+        if self.oracle.volume(&vm, &volume).and_then(crate::oracle::Volume::origin).is_none() {
+            return Ok(());
+        }
+        let name = self.daemon.call("mgmt.vm.volume.Snapshot", &vm, &volume, b"").ok();
+        self.daemon.call("mgmt.vm.volume.RemoveSnapshot", &vm, &volume, name.as_bytes()).ok();
+        let number = name.strip_prefix('s').and_then(|number| number.parse().ok());
+        self.oracle.numbered(&vm, &volume, number.ok_or(format!("snapshot {name:?}"))?)
     }
 
     /// Takes over the identities that the daemon chose, and compares everything.
@@ -295,8 +374,32 @@ impl Run {
         if !listed.keys().eq(names) {
             return Err(format!("VMs: {:?}", listed.keys()));
         }
+        disk::compare(&self.oracle)?;
         self.learn()?;
         self.compare_everything()
+    }
+}
+
+/// One of the states that a kill may have left.
+struct Candidate {
+    /// Which of the calls were done, in this order.
+    order: Vec<usize>,
+    oracle: Oracle,
+    outcomes: Vec<Outcome>,
+}
+
+fn makes_snapshot(call: &Call) -> bool {
+    call.method.ends_with("volume.Snapshot")
+}
+
+/// Asks until it is so: a start puts volumes to rest after it is ready.
+fn until_at_rest<T>(mut is: impl FnMut() -> Checked<T>) -> Checked<T> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match is() {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            ended => return ended,
+        }
     }
 }
 
@@ -304,60 +407,4 @@ impl Run {
 fn nobody() -> Checked<Events> {
     let (one, _other) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
     Ok(Events::of(one))
-}
-
-fn is_refused(expected: &Answer, got: &support::Answer) -> bool {
-    expected.is_err() && compare(expected, got).is_ok()
-}
-
-/// The value that the daemon chose, where the answer leaves it the choice.
-fn compare(expected: &Answer, got: &support::Answer) -> Checked<Option<String>> {
-    let shown = || format!("expected {expected:?}, got {got:?}");
-    match expected {
-        Ok(content) => {
-            let Some(body) = got.0.strip_prefix(b"0\0") else { return Err(shown()) };
-            let body = String::from_utf8_lossy(body).into_owned();
-            if content == CHOSEN {
-                return Ok(Some(body));
-            }
-            if *content == body { Ok(None) } else { Err(shown()) }
-        }
-        Err(refused) => {
-            if !got.0.starts_with(b"2\0") {
-                return Err(shown());
-            }
-            let (class, text) = got.exception();
-            let same = match refused.text.strip_suffix('\u{2026}') {
-                Some(beginning) => text.starts_with(beginning),
-                None => text == refused.text,
-            };
-            if class == refused.class && same { Ok(None) } else { Err(shown()) }
-        }
-    }
-}
-
-/// One event for several VMs comes in no fixed order of VMs.
-fn in_groups(mut events: Vec<String>) -> Vec<String> {
-    let kind = |event: &String| event.split(' ').nth(1).unwrap_or_default().to_owned();
-    for group in events.chunk_by_mut(|one, next| kind(one) == kind(next)) {
-        group.sort();
-    }
-    events
-}
-
-/// All orders of all subsets, the whole ones first.
-fn orders(count: usize) -> Vec<Vec<usize>> {
-    let mut all = vec![Vec::new()];
-    let mut longest = all.clone();
-    for _ in 0..count {
-        longest = longest
-            .iter()
-            .flat_map(|order: &Vec<usize>| {
-                (0..count).filter(|n| !order.contains(n)).map(|n| [order.as_slice(), &[n]].concat())
-            })
-            .collect();
-        all.extend(longest.iter().cloned());
-    }
-    all.reverse();
-    all
 }

@@ -8,6 +8,7 @@ mod client;
 mod daemon;
 mod faults;
 pub mod fuzz;
+mod mounted;
 pub mod scene;
 pub mod xen;
 
@@ -15,3 +16,4 @@ pub use binaries::binary;
 pub use client::{Answer, Events, Socket};
 pub use daemon::{Daemon, Start};
 pub use faults::{Fate, Faults, On};
+pub use mounted::Mounted;

@@ -140,7 +140,7 @@ impl Oracle {
             ("maxmem" | "no_cpus", _) => bad(format!("property '{name}' on Qubes instance cannot be set")),
             ("default_pool" | "default_pool_kernel", Value::Text(pool))
             | ("default_pool_private" | "default_pool_root" | "default_pool_volatile", Value::Text(pool))
-                if !["varlibqubes", "linux-kernel"].contains(&pool.as_str()) =>
+                if self.pool(pool).is_err() =>
             {
                 bad("No such storage pool".into())
             }

@@ -1,6 +1,7 @@
 //! Making VMs and removing them.
 
 use super::value::Value;
+use super::volume::Pools;
 use super::{Answer, CHOSEN, CLASSES, Class, Oracle, Refused, Vm, refused};
 
 impl Oracle {
@@ -18,6 +19,11 @@ impl Oracle {
         let class = CLASSES.iter().find(|(_, name)| *name == class).map(|(class, _)| *class).unwrap();
         let mut words = payload.split(' ').map(|word| word.split_once('=').unwrap());
         let (name, label) = (words.next().unwrap().1, words.next().unwrap().1);
+        let pools = match words.next() {
+            None => Pools::Default,
+            Some(("pool", pool)) => Pools::All(pool),
+            Some((key, pool)) => Pools::One(key.strip_prefix("pool:").unwrap(), pool),
+        };
         super::name::check(name)?;
         let has_template = matches!(class, Class::App | Class::Disp);
         if !template.is_empty() && has_template && !self.vms.contains_key(template) {
@@ -38,6 +44,7 @@ impl Oracle {
             None => return refused("QubesLabelNotFoundError", format!("Label does not exist: {label}")),
         };
         let mut vm = Vm::new(class, self.free_qid(), label);
+        vm.volumes = self.new_volumes(class, base.as_deref(), &pools)?;
         if let Some(base) = base {
             if class == Class::Disp {
                 self.take_over(&mut vm, &base);
@@ -127,6 +134,7 @@ impl Oracle {
         vm.set.retain(|property, _| !["installed_by_rpm", "dispid"].contains(property));
         vm.tags.retain(|tag| !tag.starts_with("created-by-"));
         vm.features.retain(|(feature, _)| !feature.starts_with("preload-dispvm"));
+        vm.volumes = vm.volumes.iter().map(super::Volume::copy).collect();
         let class = vm.class;
         self.vms.insert(name.to_owned(), vm);
         events.push(format!("- domain-add vm={name}"));
@@ -149,6 +157,7 @@ impl Oracle {
         };
         let mut vm = Vm::new(Class::Disp, self.free_qid(), self.vms[&base].label);
         self.take_over(&mut vm, &base);
+        vm.volumes = self.new_volumes(Class::Disp, Some(&base), &Pools::Default)?;
         vm.set.insert("template", Value::Vm(Some(base)));
         vm.set.insert("auto_cleanup", Value::Bool(true));
         self.no_update_checks(&mut vm);

@@ -8,8 +8,11 @@ mod label;
 mod life;
 mod name;
 mod notes;
+mod pool;
 mod property;
 mod value;
+mod volume;
+mod volume_call;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +21,8 @@ pub use value::Value;
 
 pub use firewall::RULES;
 pub use notes::NOTES;
+pub use pool::{Ground, Pool};
+pub use volume::{State, Volume};
 
 /// Names of properties of VMs, and of the system.
 pub fn property_names() -> Vec<&'static str> {
@@ -44,6 +49,15 @@ pub type Answer = Result<String, Refused>;
 
 /// In an answer: the name, or the UUID, that the daemon chooses.
 pub const CHOSEN: &str = "\u{1}";
+
+/// In an answer: anything, to the end of the line.
+pub const ANY: char = '\u{3}';
+
+/// At the end of a refusal's text: more may follow.
+pub const REST: char = '\u{2026}';
+
+/// At the beginning of an answer: its lines come in any order.
+pub const UNORDERED: char = '\u{4}';
 
 /// What a call answers, and the events that everybody sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +115,8 @@ pub struct Vm {
     rules: Vec<(u64, String)>,
     next_rule: u64,
     notes: String,
+    /// In the order of List.
+    pub volumes: Vec<Volume>,
 }
 
 impl Vm {
@@ -116,6 +132,7 @@ impl Vm {
             rules: vec![(1, "action=accept".into())],
             next_rule: 2,
             notes: String::new(),
+            volumes: Vec::new(),
         }
     }
 
@@ -131,17 +148,28 @@ pub struct Oracle {
     pub vms: BTreeMap<String, Vm>,
     labels: BTreeMap<u32, (String, String)>,
     globals: BTreeMap<&'static str, Value>,
+    ground: Ground,
+    /// In the order of their definition.
+    pub pools: Vec<Pool>,
+    /// Those that were ever made for pools: removing one leaves its data.
+    folders: BTreeSet<String>,
+    /// Tokens for copies, with the identity of the VM and the volume that each stands for.
+    tokens: BTreeMap<String, (String, String)>,
 }
 
 impl Oracle {
     /// A daemon's first start.
-    pub fn first_start() -> Self {
+    pub fn first_start(ground: Ground) -> Self {
         let mut dom0 = Vm::new(Class::Admin, 0, 8);
         dom0.uuid = "00000000-0000-0000-0000-000000000000".into();
         Self {
             vms: BTreeMap::from([("dom0".to_owned(), dom0)]),
             labels: label::built_in(),
             globals: global::first_start(),
+            pools: pool::first_start(&ground),
+            folders: BTreeSet::new(),
+            tokens: BTreeMap::new(),
+            ground,
         }
     }
 
@@ -160,6 +188,9 @@ impl Oracle {
         let Call { vm, argument, payload, .. } = call;
         if !self.vms.contains_key(vm) {
             return refused("QubesVMNotFoundError", format!("No such domain: '{vm}'"));
+        }
+        if call.method.ends_with("volume.RemoveSnapshot") && call.dialect == Dialect::Admin {
+            return refused("ProtocolError", format!("no such method: '{}'", call.full_name()));
         }
         let family = |prefix: &str| call.method.starts_with(prefix);
         if (family("vm.firewall.") || family("vm.notes.") || call.method == "vm.Clone") && vm == "dom0" {
@@ -190,15 +221,26 @@ impl Oracle {
         if let Some(verb) = call.method.strip_prefix("vm.notes.") {
             return self.notes(verb, vm, payload);
         }
+        if let Some(verb) = call.method.strip_prefix("vm.volume.") {
+            return self.vm_volume(call.dialect, verb, vm, argument, payload, events);
+        }
+        if let Some(verb) = call.method.strip_prefix("pool.volume.") {
+            return self.pool_volume(verb, argument, payload, events);
+        }
+        if let Some(verb) = call.method.strip_prefix("pool.") {
+            return self.pool_call(call.dialect, verb, argument, payload, events);
+        }
         match call.method.as_str() {
             "vm.List" => Ok(self.list(call.dialect, vm)),
             "vm.Remove" => self.remove(vm, events),
             "vm.Clone" => self.clone_vm(vm, payload, events),
             "vm.CreateDisposable" => self.create_disposable(vm, events),
-            method => match method.strip_prefix("vm.Create.") {
-                Some(class) => self.create(class, argument, payload, events),
-                None => panic!("the oracle does not know {method}"),
-            },
+            method => {
+                match method.strip_prefix("vm.Create.").or_else(|| method.strip_prefix("vm.CreateInPool.")) {
+                    Some(class) => self.create(class, argument, payload, events),
+                    None => panic!("the oracle does not know {method}"),
+                }
+            }
         }
     }
 
@@ -233,6 +275,11 @@ impl Oracle {
         self.vms.iter().find(|(_, vm)| vm.class == Class::Disp).map(|(name, _)| name.as_str())
     }
 
+    /// A daemon's end: what it did not store is gone.
+    pub fn restarted(&mut self) {
+        self.tokens.clear();
+    }
+
     /// The calls that together show everything that there is.
     pub fn everything(&self, served: impl Fn(&str) -> bool) -> Vec<Call> {
         let mut calls = vec![Call::new("vm.List", "dom0", "", "")];
@@ -245,6 +292,11 @@ impl Oracle {
             add("label.Index", "dom0", name);
         }
         add("property.GetAll", "dom0", "");
+        add("pool.List", "dom0", "");
+        for pool in &self.pools {
+            add("pool.Info", "dom0", &pool.name);
+            add("pool.volume.List", "dom0", &pool.name);
+        }
         for (name, vm) in &self.vms {
             if served("vm.property.GetAll") {
                 add("vm.property.GetAll", name, "");
@@ -261,6 +313,11 @@ impl Oracle {
             }
             if name != "dom0" {
                 add("vm.notes.Get", name, "");
+            }
+            add("vm.volume.List", name, "");
+            for volume in &vm.volumes {
+                add("vm.volume.Info", name, volume.name);
+                add("vm.volume.ListSnapshots", name, volume.name);
             }
         }
         calls.retain(|call| served(&call.method));

@@ -1,0 +1,43 @@
+//! File systems that tests make for themselves, as root.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A file system of its own in an image file; unmounted when dropped.
+#[derive(Debug)]
+pub struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    /// Made by a program with its options; `None`, with the reason said, where that cannot be made or mounted.
+    pub fn new(mkfs: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
+        std::fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
+        std::fs::create_dir(&point).unwrap();
+        let done = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let (program, arguments) = mkfs.split_first().unwrap();
+        let made = done(Command::new(program).args(arguments).arg(&image))
+            && done(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
+        if !made {
+            println!("skipped: cannot make or mount what {program} makes");
+        }
+        made.then_some(Self(dir))
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("mnt")
+    }
+
+    /// Mounts it in another way.
+    pub fn remount(&self, how: &str) {
+        let options = format!("remount,{how}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(self.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
