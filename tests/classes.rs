@@ -253,7 +253,7 @@ fn a_volume_that_cannot_be_removed_goes_at_the_next_start() {
     std::fs::write(image.join("x"), b"").unwrap();
     assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
     assert_eq!(names(&daemon), ["dom0", "base"]);
-    until("the log says so", || daemon.log().contains("a volume stays until the next start-up"));
+    until("the log says so", || daemon.log().contains("a volume stays for now"));
     let (class, _) = daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", b"name=work label=red").exception();
     assert_eq!(class, "QubesVMAlreadyExistsError", "its name is reserved");
     let daemon = daemon.kill_and(|| {

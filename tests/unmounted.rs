@@ -1,6 +1,72 @@
-//! A pool whose file system is not there for a while.
+//! A pool whose file system is not there for a while: before the daemon starts, while it runs, or for some of its
+//! volumes' changes.
 
-use mgmt_tests::{Daemon, scene};
+use std::path::{Path, PathBuf};
+
+use mgmt_tests::{Daemon, Mounted, Start, scene};
+
+/// A daemon with a pool `away` on a file system of its own, the template `base` elsewhere, and `work` in the pool.
+struct Scene {
+    // Before the disk: it is unmounted when nobody uses it.
+    daemon: Daemon,
+    disk: Mounted,
+}
+
+impl Scene {
+    fn new(how: Start) -> Option<Self> {
+        let disk = Mounted::new(&["mkfs.ext4", "-q", "-F"])?;
+        let daemon = how.start();
+        scene::template(&daemon);
+        let pool = format!("name=away\ndir_path={}\n", disk.path().display());
+        assert_eq!(daemon.call("mgmt.pool.Add", "dom0", "file", pool.as_bytes()).ok(), "");
+        let scene = Self { daemon, disk };
+        assert_eq!(scene.create("work"), "");
+        scene.import("work", b"old data");
+        Some(scene)
+    }
+
+    fn try_create(&self, name: &str) -> mgmt_tests::Answer {
+        let payload = format!("name={name} label=red pool:private=away");
+        self.daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload.as_bytes())
+    }
+
+    fn create(&self, name: &str) -> String {
+        self.try_create(name).ok()
+    }
+
+    fn import(&self, vm: &str, data: &[u8]) {
+        let payload = [format!("{}\n", data.len()).as_bytes(), data].concat();
+        assert_eq!(self.daemon.call("mgmt.vm.volume.ImportWithSize", vm, "private", &payload).ok(), "");
+    }
+
+    fn image(&self, vm: &str) -> PathBuf {
+        self.disk.path().join("appvms").join(vm).join("private.img")
+    }
+
+    /// Nothing was made where the file system is not.
+    fn nothing_beneath(&self) {
+        let beneath: Vec<_> = std::fs::read_dir(self.disk.path()).unwrap().collect();
+        assert!(beneath.is_empty(), "{beneath:?}");
+    }
+
+    /// Kills the daemon and starts it with nothing but the mount point in the pool's place.
+    fn restart_without(self) -> Self {
+        let Self { daemon, disk } = self;
+        let scene = Self { daemon: daemon.kill_and_restart(), disk };
+        scene.nothing_beneath();
+        scene
+    }
+}
+
+/// As root alone, and where there is `mkfs.ext4`.
+fn scene() -> Option<Scene> {
+    Scene::new(Start::new().config("[storage]\nrefresh_s = 1\n"))
+}
+
+fn starts_with(data: &Path, wanted: &[u8]) {
+    let data = std::fs::read(data).unwrap();
+    assert!(data.starts_with(wanted), "{:?}", data.get(..16));
+}
 
 #[test]
 fn a_vm_that_is_removed_while_its_pool_is_away_leaves_nothing_once_the_pool_is_back() {
@@ -12,13 +78,152 @@ fn a_vm_that_is_removed_while_its_pool_is_away_leaves_nothing_once_the_pool_is_b
     assert!(private.exists());
     std::fs::rename(&pool, &away).unwrap();
     assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
-    assert!(daemon.log().contains("stays until the next start-up"), "{}", daemon.log());
-    let again = || daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", b"name=work label=red").exception().0;
-    assert_eq!(again(), "QubesVMAlreadyExistsError");
+    assert!(daemon.log().contains("a volume stays for now"), "{}", daemon.log());
+    let again = || daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", b"name=work label=red");
+    assert_eq!(again().exception().0, "QubesVMAlreadyExistsError");
     std::fs::rename(&away, &pool).unwrap();
-    let daemon = daemon.kill_and_restart();
-    scene::until("the image to go", || !private.exists());
-    scene::until("the name", || {
-        daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", b"name=work label=red").0.starts_with(b"0")
+    // The name is free as soon as somebody wants it: what waited goes first.
+    assert_eq!(again().ok(), "");
+    let images = scene::files(&pool.join("appvms"));
+    assert_eq!(images.iter().filter(|name| name.ends_with("private.img")).count(), 1, "{images:?}");
+}
+
+#[test]
+fn a_removal_waits_for_its_pool_over_several_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let how = Start::new().config("[storage]\nrefresh_s = 1\n").state(state.clone());
+    let Some(scene) = Scene::new(how) else { return };
+    scene.disk.unmount();
+    assert_eq!(scene.daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    let scene = scene.restart_without().restart_without();
+    assert_eq!(scene.try_create("work").exception().0, "QubesVMAlreadyExistsError");
+    let (class, text) = scene.daemon.call("mgmt.pool.Remove", "dom0", "away", b"").exception();
+    assert_eq!(class, "QubesPoolInUseError", "{text}");
+    scene.disk.mount();
+    assert!(scene.image("work").exists());
+    // Nobody asks for it.
+    scene::until("the image to go", || !scene.image("work").exists());
+    assert_eq!(scene.create("work"), "");
+    assert_eq!(scene.daemon.terminate(), Some(0));
+    scene::examine(&state);
+}
+
+#[test]
+fn a_removal_waits_for_a_pool_that_cannot_be_written() {
+    let Some(scene) = scene() else { return };
+    scene.disk.remount("ro");
+    assert_eq!(scene.daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    scene.disk.unmount();
+    let scene = scene.restart_without();
+    scene.disk.mount();
+    scene::until("the image to go", || !scene.image("work").exists());
+}
+
+#[test]
+fn a_removal_after_a_start_without_the_pool_is_carried_out_when_it_is_back() {
+    let Some(scene) = scene() else { return };
+    scene.disk.unmount();
+    let scene = scene.restart_without();
+    scene.disk.mount();
+    assert_eq!(scene.create("mail"), "");
+    scene.disk.unmount();
+    for vm in ["work", "mail"] {
+        assert_eq!(scene.daemon.call("mgmt.vm.Remove", vm, "", b"").ok(), "");
+    }
+    scene.nothing_beneath();
+    scene.disk.mount();
+    assert_eq!(scene.create("work"), "");
+    assert!(!scene.image("mail").exists());
+}
+
+#[test]
+fn nothing_is_written_beneath_the_mount_point_and_everybody_is_told_why() {
+    let Some(scene) = scene() else { return };
+    let token = scene.daemon.call("mgmt.vm.volume.CloneFrom", "work", "private", b"").ok();
+    scene::create(&scene.daemon, "other");
+    scene.disk.unmount();
+    let scene = scene.restart_without();
+    let daemon = &scene.daemon;
+    let token_here = daemon.call("mgmt.vm.volume.CloneFrom", "other", "private", b"").ok();
+    assert_ne!(token, token_here);
+    let from_away = daemon.call("mgmt.vm.volume.CloneFrom", "work", "private", b"").ok();
+    let folder = scene.disk.path().join("appvms");
+    let told = |answer: mgmt_tests::Answer| {
+        let (class, text) = answer.exception();
+        assert_eq!(class, "StoragePoolException", "{text}");
+        let (is_named, says_why) = (text.contains("pool 'away'"), text.contains("not mounted: mount it"));
+        assert!(is_named && says_why && text.contains(folder.parent().unwrap().to_str().unwrap()), "{text}");
+        scene.nothing_beneath();
+    };
+    told(scene.try_create("mail"));
+    for (method, vm, argument, payload) in [
+        ("mgmt.vm.Start", "work", "", &b""[..]),
+        ("mgmt.vm.Clone", "work", "", b"name=copy"),
+        ("mgmt.vm.volume.ImportWithSize", "work", "private", b"3\nnew"),
+        ("mgmt.vm.volume.Clear", "work", "private", b""),
+        ("mgmt.vm.volume.Snapshot", "work", "private", b""),
+        ("mgmt.vm.volume.Revert", "work", "private", b"1"),
+        ("mgmt.vm.volume.Resize", "work", "private", b"1048576"),
+        ("mgmt.vm.volume.CloneTo", "work", "private", token_here.as_bytes()),
+        ("mgmt.vm.volume.CloneTo", "other", "private", from_away.as_bytes()),
+    ] {
+        println!("{method}");
+        told(daemon.call(method, vm, argument, payload));
+    }
+    // What the model knows is told.
+    let info = daemon.call("mgmt.vm.volume.Info", "work", "private", b"").ok();
+    assert!(info.contains("pool=away\n") && info.contains("size=512\n"), "{info}");
+    assert_eq!(daemon.call("mgmt.vm.volume.ListSnapshots", "work", "private", b"").ok(), "");
+    assert!(daemon.call("mgmt.pool.Info", "dom0", "away", b"").ok().contains("driver=file\n"));
+    assert!(
+        scene::names(daemon).contains(&"work".to_owned())
+            && !scene::names(daemon).contains(&"mail".to_owned())
+    );
+
+    scene.disk.mount();
+    starts_with(&scene.image("work"), b"old data");
+    scene::start(daemon, "work");
+    assert_eq!(scene.create("mail"), "");
+}
+
+#[test]
+fn what_a_run_wrote_is_committed_before_the_volume_is_used_again() {
+    let Some(scene) = scene() else { return };
+    scene::start(&scene.daemon, "work");
+    let Scene { daemon, disk } = scene;
+    let dirty = disk.path().join("appvms/work/private-dirty.img");
+    let domains = daemon.state().join("sim");
+    // The host is started anew, and the pool's file system is not mounted.
+    let daemon = daemon.kill_and(|| {
+        std::fs::remove_dir_all(domains).unwrap();
+        assert!(dirty.exists());
+        std::fs::write(&dirty, [7; 512]).unwrap();
+        disk.unmount();
     });
+    let scene = Scene { daemon, disk }.restart_without();
+    scene.disk.mount();
+    // At once: nobody waits for the next look at pools.
+    assert_eq!(scene.daemon.call("mgmt.vm.Clone", "work", "", b"name=copy").ok(), "");
+    starts_with(&scene.image("work"), &[7; 512]);
+    let copied = scene.daemon.call("mgmt.vm.volume.Info", "copy", "private", b"").ok();
+    let copied = match copied.contains("pool=away\n") {
+        true => scene.image("copy"),
+        false => scene::pool(&scene.daemon).join("appvms/copy/private.img"),
+    };
+    starts_with(&copied, &[7; 512]);
+}
+
+#[test]
+fn a_volume_that_was_lost_gets_new_data_by_an_import() {
+    let Some(scene) = scene() else { return };
+    std::fs::remove_file(scene.image("work")).unwrap();
+    let (class, text) = scene.daemon.call("mgmt.vm.Start", "work", "", b"").exception();
+    assert!(class == "StoragePoolException" && text.contains("Missing image file"), "{class}: {text}");
+    scene.import("work", b"new data");
+    starts_with(&scene.image("work"), b"new data");
+    std::fs::remove_file(scene.image("work")).unwrap();
+    assert_eq!(scene.daemon.call("mgmt.vm.volume.Clear", "work", "private", b"").ok(), "");
+    assert_eq!(std::fs::read(scene.image("work")).unwrap(), [0; 512]);
+    scene::start(&scene.daemon, "work");
 }

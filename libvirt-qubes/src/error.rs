@@ -33,7 +33,7 @@ pub enum Kind {
     TimedOut,
     /// The caller, or a Kill, cancelled the operation; what it had done is undone.
     Cancelled,
-    /// A service that the operation needs (xenstored, a driver domain) is gone.
+    /// Something that the operation needs (xenstored, a driver domain, the file system of a pool) is not there now.
     Unavailable,
     /// An input or output error of a file, device or socket.
     Io,
@@ -56,7 +56,7 @@ impl fmt::Display for Kind {
             Self::NoSpace => "no space left",
             Self::TimedOut => "timed out",
             Self::Cancelled => "cancelled",
-            Self::Unavailable => "service unavailable",
+            Self::Unavailable => "not available",
             Self::Io => "input/output error",
             Self::Corrupt => "corrupt data",
             Self::Backend => "failed",

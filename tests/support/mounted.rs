@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A file system of its own in an image file; unmounted when dropped.
+/// A file system of its own in an image file, which can be taken away and brought back; unmounted when dropped.
 #[derive(Debug)]
 pub struct Mounted(tempfile::TempDir);
 
@@ -27,6 +27,18 @@ impl Mounted {
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
         self.0.path().join("mnt")
+    }
+
+    /// Takes it away; nobody may have a file of it open.
+    pub fn unmount(&self) {
+        assert!(Command::new("umount").arg(self.path()).status().unwrap().success());
+    }
+
+    /// Brings it back.
+    pub fn mount(&self) {
+        let (image, point) = (self.0.path().join("image"), self.path());
+        let mounted = Command::new("mount").args(["-o", "loop"]).arg(image).arg(point).status();
+        assert!(mounted.unwrap().success());
     }
 
     /// Mounts it in another way.

@@ -43,6 +43,7 @@ impl Host {
             NewClone { uuid: Uuid::new_v4(), name, of, source, rested: self.rested.all(Instant::now()) };
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
+            host.at_rest(new.of).await;
             let creation = Creation::begin(&host, new.uuid, move |seen| clone::begin(seen, &new)).await?;
             let made = creation.copy_all().await;
             creation.end(made).await.map(drop)

@@ -125,6 +125,7 @@ impl Creation {
         uuid: Uuid,
         plan: impl Fn(&Snapshot) -> Result<Diff<Plan>, Refused> + Send + 'static,
     ) -> Result<Self, HostError> {
+        host.settle_rows().await;
         let registered = host.operations.register(uuid, OperationKind::Create);
         let plan = host.committer.commit(plan).await?;
         let seen = host.snapshot();
@@ -250,7 +251,7 @@ impl Creation {
         };
         for volume in self.volumes.iter().rev().filter(|volume| made(volume)) {
             if let Err(error) = self.host.storage.remove(volume).await {
-                tracing::error!(vm = %name, error = error.report(), "a volume stays until the next start-up");
+                self.host.waiting.not_removed(self.plan.pending, &name, &error);
                 return;
             }
         }

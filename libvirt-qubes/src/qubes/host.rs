@@ -20,6 +20,7 @@ use super::snapshot::{HostView, Snapshot, VolumeNaming};
 use super::start::Starts;
 use super::store::{Opened, Store};
 use super::volume_ops::{HandedImports, Tokens};
+use super::waiting::Waiting;
 use super::{pools, settings, volumes};
 use crate::device::DiskClaims;
 use crate::error::{Error, Kind, Op, Result};
@@ -80,6 +81,7 @@ pub struct Host {
     pub(super) operations: Arc<Operations>,
     pub(super) starts: Starts,
     pub(super) settling: Settling,
+    pub(super) waiting: Waiting,
     pub(super) claims: DiskClaims,
     pub(super) attached: Attached,
     pub(super) figures: Figures,
@@ -105,7 +107,7 @@ impl Host {
     ///
     /// # Errors
     /// The state is another process's; it cannot be read or written; the hypervisor cannot list its domains. A
-    /// bad row, or a pool that cannot be set up, is logged and no error.
+    /// bad row, or a pool that cannot be used, is logged and no error.
     pub async fn open<B: Into<Backend>, E: From<Error>>(
         config: HostConfig,
         hypervisor: impl AsyncFnOnce() -> Result<B, E>,
@@ -145,6 +147,7 @@ impl Host {
             operations: Arc::new(Operations::new(config.operations_per_vm)),
             starts: Starts::default(),
             settling: Settling::default(),
+            waiting: Waiting::default(),
             claims: DiskClaims::new(),
             attached: Attached::default(),
             figures: Figures::default(),

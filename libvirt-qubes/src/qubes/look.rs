@@ -152,6 +152,7 @@ impl Host {
                     }
                 }
                 _ = pools.tick() => {
+                    self.settle_waiting();
                     self.refresh_pools().await;
                     self.look_at_kernels().await;
                 }

@@ -69,6 +69,7 @@ pub mod vm;
 pub mod volume;
 mod volume_ops;
 mod volumes;
+mod waiting;
 pub mod write;
 
 pub use block::AttachedDisk;

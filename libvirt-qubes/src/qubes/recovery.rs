@@ -2,7 +2,8 @@
 //!
 //! Domains are matched by UUID, never by name. A VM whose domain runs is adopted; a domain whose Start had not
 //! come to its unpause is destroyed. Volumes of VMs without a domain are put to rest by what the drivers'
-//! names on disk say. Rows of `pending` that no operation owns any more are dealt with here alone.
+//! names on disk say. Rows of `pending` that no operation owns any more are dealt with here alone. What a pool that is
+//! away holds [waits](super::waiting) for it.
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use super::snapshot::{Run, RunState, Snapshot};
 use super::start::note_run;
 use super::vm::Vm;
 use super::volumes;
+use super::waiting::may_pass;
 use super::write::Write;
 use crate::config::DiskSpec;
 use crate::error::{Kind, Result};
@@ -65,7 +67,11 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
         if row.kind.reserves() {
             let host = Arc::clone(host);
             let tasks = host.tasks.clone();
-            tasks.spawn(async move { interrupted_volumes(&host, &row).await });
+            tasks.spawn(async move {
+                if settle_volumes(&host, &row).await {
+                    host.waiting.add_row(row.id);
+                }
+            });
         }
     }
     let few = Arc::new(Semaphore::new(AT_A_TIME));
@@ -79,11 +85,10 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
             let tasks = host.tasks.clone();
             tasks.spawn(async move {
                 let Ok(_one) = few.acquire().await else { return };
-                rest(&host, &vm).await;
-                drop(unsettled);
-                for row in host.snapshot().model.pending().filter(|row| is_import_of(row, vm.uuid)) {
-                    finish(&host, row).await;
+                if settle(&host, &vm).await {
+                    host.waiting.add_vm(vm.uuid);
                 }
+                drop(unsettled);
                 if host.snapshot().model.pending_run_of(vm.uuid).is_some() {
                     host.after_run(vm.uuid, &held).await;
                 }
@@ -162,23 +167,27 @@ async fn adopt(host: &Arc<Host>, vm: &Arc<Vm>, domain: &DomainInfo) {
     }
 }
 
-/// A VM that was being made, or removed: its volumes go.
-async fn interrupted_volumes(host: &Arc<Host>, row: &Arc<Pending>) {
+/// A VM that was being made, or removed: its volumes go. Whether it is to be tried again.
+pub(super) async fn settle_volumes(host: &Arc<Host>, row: &Arc<Pending>) -> bool {
     let seen = host.snapshot();
     // Volumes that were only planned may be somebody else's under that name: they are not touched.
-    for volume in row.volumes.iter().rev().filter(|volume| volume.progress == VolumeProgress::Made) {
-        let Some(id) = id_of(&seen, row, volume) else {
+    let made: Vec<PendingVolume> =
+        row.volumes.iter().rev().filter(|volume| volume.progress == VolumeProgress::Made).cloned().collect();
+    for volume in made {
+        let Some(id) = id_of(&seen, row, &volume) else {
             tracing::error!(vm = %row.vm.name, vid = %volume.vid, "a volume of an interrupted operation stays");
-            return;
+            return host.storage.driver(&volume.pool).is_err();
         };
         let volume = Volume { pool: volume.pool.clone(), id, spec: volumes::any_spec() };
         if let Err(error) = host.storage.remove(&volume).await {
-            tracing::error!(vm = %row.vm.name, error = error.report(), "a volume of an interrupted operation stays");
-            return;
+            if !host.waiting.has_row(row.id) {
+                tracing::error!(vm = %row.vm.name, error = error.report(), "a volume of an interrupted operation stays");
+            }
+            return may_pass(&error);
         }
     }
     tracing::info!(vm = %row.vm.name, kind = ?row.kind, "an interrupted operation was settled");
-    finish(host, row).await;
+    !finish(host, row).await
 }
 
 /// Which volume a row names: that which its pool's driver names so.
@@ -191,7 +200,7 @@ fn id_of(seen: &Snapshot, row: &Pending, volume: &PendingVolume) -> Option<Volum
 }
 
 /// Ends a row. A disposable that was being started, or ran, goes when nothing of it runs: that is noted.
-async fn finish(host: &Arc<Host>, row: &Arc<Pending>) {
+async fn finish(host: &Arc<Host>, row: &Arc<Pending>) -> bool {
     let (id, vm, start) = (row.id, row.vm.uuid, matches!(row.kind, PendingKind::Start(_)));
     let removed = (row.kind == PendingKind::Remove).then(|| Arc::clone(row));
     let finished: Result<(), HostError> = host
@@ -204,17 +213,30 @@ async fn finish(host: &Arc<Host>, row: &Arc<Pending>) {
             Ok(if start { note_run(diff, seen, vm) } else { diff })
         })
         .await;
-    if let Err(error) = finished {
+    if let Err(error) = &finished {
         tracing::error!(vm = %row.vm.name, ?error, "the row of an interrupted operation stays");
     }
+    finished.is_ok()
 }
 
 fn is_import_of(row: &Pending, vm: uuid::Uuid) -> bool {
     row.kind == PendingKind::Import && row.vm.uuid == vm
 }
 
-/// Puts the volumes of a halted VM to rest.
-async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
+/// Puts the volumes of a halted VM to rest, under its lock, and ends the rows of imports into them. Whether it is to be
+/// tried again.
+pub(super) async fn settle(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
+    let again = rest(host, vm).await;
+    if !again {
+        for row in host.snapshot().model.pending().filter(|row| is_import_of(row, vm.uuid)) {
+            finish(host, row).await;
+        }
+    }
+    again
+}
+
+async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
+    let mut again = false;
     let seen: Arc<Snapshot> = host.snapshot();
     // A crash may have come between a change of a size on disk and in the model: that leaves a row.
     let was_changed = seen.model.pending().any(|row| is_import_of(row, vm.uuid));
@@ -230,10 +252,14 @@ async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) {
                 }
             }
             Err(error) => {
-                tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");
+                if !host.waiting.has_vm(vm.uuid) {
+                    tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");
+                }
+                again |= may_pass(&error);
             }
         }
     }
+    again
 }
 
 #[cfg(test)]

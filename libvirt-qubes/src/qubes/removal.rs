@@ -24,8 +24,8 @@ impl Host {
     /// Removes a halted VM that nobody uses, with its volumes. It waits for what is under way on the VM.
     ///
     /// # Errors
-    /// Why it cannot be removed; nothing has changed then. Trouble with its volumes is logged: they go at the next
-    /// start-up, and the VM is gone all the same.
+    /// Why it cannot be removed; nothing has changed then. Trouble with its volumes is logged: they go as soon as they
+    /// can, and the VM is gone all the same.
     pub async fn remove(self: &Arc<Self>, name: &VmName) -> Result<(), HostError> {
         let seen = self.snapshot();
         let vm = Arc::clone(seen.model.find_vm(name)?);
@@ -58,7 +58,7 @@ impl Host {
         self.handed.give_up(Some(uuid)).await;
         for volume in placed.iter().rev() {
             if let Err(error) = self.storage.remove(volume).await {
-                tracing::error!(vm = %vm.name, error = error.report(), "a volume stays until the next start-up");
+                self.waiting.not_removed(row.id, &vm.name, &error);
                 return Ok(());
             }
         }

@@ -153,9 +153,9 @@ impl Host {
     }
 
     /// Waits until start-up is done with the volumes of a VM and of what it is based on.
-    async fn at_rest_with_sources(&self, seen: &Snapshot, vm: &Vm) {
+    async fn at_rest_with_sources(self: &Arc<Self>, seen: &Snapshot, vm: &Vm) {
         for vm in seen.model.with_templates(vm) {
-            self.settling.at_rest(vm.uuid).await;
+            self.at_rest(vm.uuid).await;
         }
     }
 

@@ -114,7 +114,7 @@ impl DriverKind {
                 let way =
                     way.map_err(|why| bad(format!("{}: {why}", COW.name)))?.unwrap_or(CopyOnWrite::Auto);
                 let mapper = Arc::new(DeviceMapper::new(tuning.command_limit));
-                let driver = ImageDriver::file(dir)?.near_full(tuning.near_full_percent);
+                let driver = ImageDriver::file(dir)?.named(name).near_full(tuning.near_full_percent);
                 Arc::new(driver.copy_on_write(way, mapper))
             }
             Self::LinuxKernel => Arc::new(KernelDriver::new(dir)?),
@@ -124,7 +124,7 @@ impl DriverKind {
                     Some("0" | "no" | "false" | "off") => SetupCheck::Skip,
                     Some(other) => return Err(bad(format!("{} is no boolean: {other}", SETUP_CHECK.name))),
                 };
-                Arc::new(ImageDriver::reflink(dir, check)?.near_full(tuning.near_full_percent))
+                Arc::new(ImageDriver::reflink(dir, check)?.named(name).near_full(tuning.near_full_percent))
             }
             Self::LvmThin => {
                 let (vg, pool) = (given(VOLUME_GROUP), given(THIN_POOL));

@@ -118,12 +118,20 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// `Unsupported` if the place cannot do it; `NotFound` if it is not there.
     fn setup(&self) -> Result<()>;
 
-    /// The same for a pool that was set up before: called before anything else, at each later start of the caller.
+    /// The same for a pool that was set up before: called before anything else, at each later start of the caller. It
+    /// makes nothing; a place that is [`away`](Driver::away) is no error of a driver that looks at each operation.
     ///
     /// # Errors
     /// As [`setup`](Driver::setup).
     fn resume(&self) -> Result<()> {
         self.setup()
+    }
+
+    /// Why nothing can be done in the pool now, in words for whoever can change that; `None`: its place is there. While
+    /// it is not, what would write or needs data fails with `Unavailable` or `NotFound`, and nothing is made in what
+    /// lies where the pool was.
+    fn away(&self) -> Option<String> {
+        None
     }
 
     /// What there is to do when a pool is given up, after its last use. Its data stays.

@@ -69,6 +69,11 @@ impl Driver for KernelDriver {
         }
     }
 
+    /// A folder that is not there has no kernels for now.
+    fn resume(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The version.
     fn vid(&self, _id: &VolumeId, spec: &VolumeSpec) -> String {
         match &spec.kind {

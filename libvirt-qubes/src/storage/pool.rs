@@ -169,7 +169,17 @@ impl Storage {
     /// `NotFound`.
     pub fn driver(&self, pool: &PoolName) -> Result<Arc<dyn Driver>> {
         let pools = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner);
-        pools.get(pool).cloned().ok_or_else(|| Error::new(Kind::NotFound, Op::InspectStorage, pool))
+        let unusable = || {
+            let why = format!("storage pool '{pool}' cannot be used now; the daemon's log says why");
+            Error::new(Kind::NotFound, Op::InspectStorage, pool).because(why)
+        };
+        pools.get(pool).cloned().ok_or_else(unusable)
+    }
+
+    /// Why nothing can be done in a pool now; `None`: it can. See [`Driver::away`].
+    pub async fn away(&self, pool: &PoolName) -> Option<String> {
+        let asked = self.on_pool(pool, |driver| Ok(driver.away())).await;
+        asked.unwrap_or_else(|error| Some(error.report()))
     }
 
     /// See [`Driver::vacant`].

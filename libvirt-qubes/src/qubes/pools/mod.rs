@@ -2,7 +2,8 @@
 //!
 //! Adding one makes its folders, outside the database: a row of [`folders`] comes before they do and goes with the
 //! commit that puts the pool in; a start that finds one removes what was made and is empty. Removing one, and changing
-//! its options, touches nothing on disk.
+//! its options, touches nothing on disk. A later start makes no folder: where they are not, the pool is away, and what is
+//! due in it waits ([`waiting`](super::waiting)).
 
 pub(super) mod adding;
 mod folders;
@@ -40,7 +41,12 @@ pub(super) async fn add(storage: &Storage, pool: &Pool) -> Result<()> {
     let opened = tokio::task::spawn_blocking(move || driver(&pool, tuning)).await;
     let (_, driver) =
         opened.map_err(|join| Error::new(Kind::Backend, Op::SetupPool, &name).because(join))??;
-    storage.resume_pool(name, driver).await
+    let resumed = Arc::clone(&driver);
+    storage.resume_pool(name.clone(), driver).await?;
+    if let Ok(Some(why)) = tokio::task::spawn_blocking(move || resumed.away()).await {
+        tracing::warn!(pool = %name, why, "nothing can be done in this pool for now");
+    }
+    Ok(())
 }
 
 /// The pools of a first start: volumes by reflink where the file system can, else as sparse files; and an empty
@@ -54,6 +60,9 @@ pub(super) fn first(state: &Path, volumes: &Path) -> Result<FirstStart> {
         Ok(()) => DriverKind::FileReflink,
         Err(error) => {
             tracing::info!(dir = %volumes.display(), error = error.report(), "no reflink here: driver file");
+            if let Err(error) = ImageDriver::file(&volumes)?.setup() {
+                tracing::error!(dir = %volumes.display(), error = error.report(), "the first pool is not set up");
+            }
             DriverKind::File
         }
     };

@@ -134,7 +134,12 @@ impl Host {
         let usage = match self.storage.usage(pool).await {
             Ok(usage) => usage,
             Err(error) => {
-                tracing::warn!(%pool, error = error.report(), "its space is not known");
+                // Once: it may be away for long.
+                if self.figures.pools.usages.load().contains_key(pool) {
+                    tracing::warn!(%pool, error = error.report(), "its space is not known");
+                } else {
+                    tracing::debug!(%pool, error = error.report(), "its space is not known");
+                }
                 None
             }
         };

@@ -64,13 +64,13 @@ impl Host {
         task.await.unwrap_or(Err(HostError::Bug))
     }
 
-    async fn open_source(&self, source: &Source) -> Result<Export, HostError> {
+    async fn open_source(self: &Arc<Self>, source: &Source) -> Result<Export, HostError> {
         let seen = self.snapshot();
         let gone = || Refusal::NoSuchVm { name: source.name.clone() };
         let vm = seen.model.vm(source.vm).ok_or_else(gone)?;
         let missing = || VolumeRefusal::NoSuchVid { vid: source.vid.clone() };
         let named = Named::find(&seen, vm, source.volume.as_ref()).map_err(|_| missing())?;
-        self.settling.at_rest(vm.uuid).await;
+        self.at_rest(vm.uuid).await;
         let opened = match self.open_volumes(vm, Some(&source.volume)).await {
             // Written in place because it says so, and not because its driver does.
             Err(HostError::Refused(Refusal::NotHalted { .. }))
@@ -91,6 +91,7 @@ impl Host {
         export: Export,
         cancel: &CancellationToken,
     ) -> Result<(), HostError> {
+        self.at_rest(target.vm.uuid).await;
         let registered = self
             .operations
             .register(target.vm.uuid, OperationKind::Copy)

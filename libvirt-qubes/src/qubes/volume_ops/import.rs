@@ -27,6 +27,7 @@ impl Host {
         size: Option<ByteSize>,
     ) -> Result<VolumeImport, HostError> {
         let named = self.named_volume(vm, volume)?;
+        self.at_rest(named.vm.uuid).await;
         let registered = self
             .operations
             .register(named.vm.uuid, OperationKind::Copy)

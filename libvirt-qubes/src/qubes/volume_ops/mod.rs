@@ -108,6 +108,7 @@ impl Host {
         F: Future<Output = Result<T, HostError>> + Send,
     {
         let named = self.named_volume(vm, volume)?;
+        self.at_rest(named.vm.uuid).await;
         let registered =
             self.operations.register(named.vm.uuid, kind).map_err(|no| no_turn(&named.vm, no))?;
         let host = Arc::clone(self);

@@ -13,7 +13,7 @@ use super::super::write::Write;
 use super::meter::{Meter, Tell};
 use super::replacing::Replacing;
 use super::{Named, VolumeRefusal};
-use crate::error::Kind;
+use crate::error::{Error, Kind, Op};
 use crate::ids::VmName;
 use crate::storage::RevisionId;
 
@@ -114,7 +114,17 @@ impl Host {
             VolumeKind::Origin => self.storage.revisions(&named.placed).await?,
             VolumeKind::Snapshot | VolumeKind::Volatile | VolumeKind::Kernel => Vec::new(),
         };
-        if there.iter().any(|revision| revision.id == id) { Ok(id) } else { Err(missing().into()) }
+        if there.iter().any(|revision| revision.id == id) {
+            return Ok(id);
+        }
+        // What cannot be seen may be there.
+        let pool = &named.placed.pool;
+        match self.storage.away(pool).await {
+            Some(why) => Err(Error::new(Kind::Unavailable, Op::InspectStorage, &named.placed.id)
+                .because(format!("storage pool '{pool}': {why}"))
+                .into()),
+            None => Err(missing().into()),
+        }
     }
 
     /// For what is done at once where the pool shares blocks.

@@ -272,6 +272,15 @@ impl Driver for CallbackDriver {
         if self.shared.is_open() { self.shared.inner.resume() } else { Ok(()) }
     }
 
+    /// What is put off until the first use is not tried before.
+    fn away(&self) -> Option<String> {
+        if self.shared.is_open() {
+            self.shared.inner.away()
+        } else {
+            Some("its first use, which runs pre_sinit, is still to come".to_owned())
+        }
+    }
+
     fn dispose(&self) -> Result<()> {
         self.shared.open(Op::RemovePool)?;
         self.shared.inner.dispose()?;

@@ -49,7 +49,16 @@
 //! back to a kept state, which may give more than it takes.
 //!
 //! A start looks for the unfinished only in its own volume; nothing else in the folder is ever touched.
+//!
+//! ## A pool that is away
+//!
+//! `setup` makes the folders of both groups, once; nothing else ever does. Where one is not there, the pool's file system
+//! is not mounted: whatever would write, or needs data, is refused, recovery included, so that nothing is written beneath
+//! a mount point and nothing counts as gone that only cannot be seen. Figures are the spec's then. Nothing is kept open to
+//! know this, and a folder that was copied to another disk is the pool.
 
+mod away;
+mod contents;
 mod copy;
 mod cow;
 mod disk;
@@ -62,8 +71,8 @@ mod revisions;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use cow::CopyOnWrite;
 pub use disk::Step;
@@ -80,7 +89,7 @@ use super::{
     place as places,
 };
 use crate::error::{At, Error, Kind, Op, Result};
-use crate::ids::{ByteSize, VmName};
+use crate::ids::{ByteSize, PoolName};
 use crate::storage::about::About;
 
 /// Whether `setup` tries if the file system can share blocks.
@@ -108,6 +117,8 @@ pub struct ImageDriver {
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
+    /// What the pool is called, for errors.
+    name: Option<PoolName>,
     flavour: Flavour,
     disk: Disk,
     uses: Uses,
@@ -115,7 +126,9 @@ struct Shared {
     watermark: Watermark,
     cow: CopyOnWrite,
     mapper: Arc<dyn Mapper>,
-    /// What `setup` has found: snapshots are made by device-mapper.
+    /// Whether it is known how snapshots are made. Held while that is found out.
+    chosen: Mutex<bool>,
+    /// What was found: snapshots are made by device-mapper.
     maps: AtomicBool,
 }
 
@@ -143,6 +156,7 @@ impl ImageDriver {
         Ok(Self {
             shared: Arc::new(Shared {
                 dir,
+                name: None,
                 flavour,
                 disk,
                 uses: Uses::default(),
@@ -150,6 +164,7 @@ impl ImageDriver {
                 watermark: Watermark::default(),
                 cow: CopyOnWrite::Copy,
                 mapper,
+                chosen: Mutex::new(false),
                 maps: AtomicBool::new(false),
             }),
         })
@@ -157,9 +172,10 @@ impl ImageDriver {
 
     /// The same pool, before its first use, with something changed.
     fn with(&self, change: impl FnOnce(&mut Shared)) -> Self {
-        let Shared { dir, flavour, disk, near_full_percent, cow, mapper, .. } = &*self.shared;
+        let Shared { dir, name, flavour, disk, near_full_percent, cow, mapper, .. } = &*self.shared;
         let mut shared = Shared {
             dir: dir.clone(),
+            name: name.clone(),
             flavour: *flavour,
             disk: disk.clone(),
             uses: Uses::default(),
@@ -167,10 +183,17 @@ impl ImageDriver {
             watermark: Watermark::default(),
             cow: *cow,
             mapper: Arc::clone(mapper),
+            chosen: Mutex::new(false),
             maps: AtomicBool::new(false),
         };
         change(&mut shared);
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The same pool, called so in its errors. Before its first use.
+    #[must_use]
+    pub fn named(&self, name: &PoolName) -> Self {
+        self.with(|shared| shared.name = Some(name.clone()))
     }
 
     /// The same pool, refusing what takes space while its file system is `percent` full. Before its first use.
@@ -240,8 +263,15 @@ impl ImageDriver {
         Ok(())
     }
 
+    /// A volume's place, to be looked at.
     fn place<'a>(&'a self, id: &'a VolumeId, op: Op) -> Place<'a> {
         Place::new(&self.shared, id, op)
+    }
+
+    /// A volume's place, to be worked on: the pool is there.
+    fn at_work<'a>(&'a self, id: &'a VolumeId, op: Op) -> Result<Place<'a>> {
+        self.shared.is_there(op, id)?;
+        Ok(self.place(id, op))
     }
 }
 
@@ -283,8 +313,17 @@ impl Shared {
         self.maps.load(Ordering::Relaxed)
     }
 
-    /// Finds out in which way snapshots are made.
+    /// Finds out in which way snapshots are made, unless that is known.
     fn choose_way(&self) -> Result<()> {
+        let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*chosen {
+            self.find_way()?;
+            *chosen = true;
+        }
+        Ok(())
+    }
+
+    fn find_way(&self) -> Result<()> {
         let tried = match (self.flavour, self.cow) {
             (Flavour::Reflink(_), _) | (Flavour::File, CopyOnWrite::Copy) => return Ok(()),
             (Flavour::File, CopyOnWrite::Auto | CopyOnWrite::DeviceMapper) => self.try_mapping(),
@@ -332,7 +371,11 @@ impl Driver for ImageDriver {
 
     /// The place was tried out when the pool was added.
     fn resume(&self) -> Result<()> {
-        self.prepare(|_| Ok(()))
+        if self.shared.away().is_some() { Ok(()) } else { self.shared.choose_way() }
+    }
+
+    fn away(&self) -> Option<String> {
+        self.shared.away()
     }
 
     fn vid(&self, id: &VolumeId, _spec: &VolumeSpec) -> String {
@@ -349,22 +392,19 @@ impl Driver for ImageDriver {
     }
 
     fn vacant(&self, id: &VolumeId) -> Result<()> {
-        self.place(id, Op::CreateVolume).vacant()
+        self.at_work(id, Op::CreateVolume)?.vacant()
     }
 
     fn create(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
-        self.place(id, Op::CreateVolume).create(spec)
+        self.at_work(id, Op::CreateVolume)?.create(spec)
     }
 
     fn remove(&self, id: &VolumeId) -> Result<()> {
-        // Where its folder is not, nobody can say that the volume is gone: a file system is not mounted.
-        let group = self.shared.dir.join(id.group.as_str());
-        std::fs::metadata(&group).at(Op::RemoveVolume, group.display())?;
-        self.place(id, Op::RemoveVolume).remove_all()
+        self.at_work(id, Op::RemoveVolume)?.remove_all()
     }
 
     fn verify(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
-        self.place(id, Op::VerifyVolume).verify(spec)
+        self.at_work(id, Op::VerifyVolume)?.verify(spec)
     }
 
     fn start(
@@ -374,15 +414,18 @@ impl Driver for ImageDriver {
         release_source: &mut dyn FnMut(),
         job: &Job,
     ) -> Result<Option<Started>> {
-        self.place(id, Op::StartVolume).start(spec, release_source, job).map(Some)
+        let place = self.at_work(id, Op::StartVolume)?;
+        // The pool may have been away until now.
+        self.shared.choose_way()?;
+        place.start(spec, release_source, job).map(Some)
     }
 
     fn stop(&self, id: &VolumeId, spec: &VolumeSpec, ending: Ending) -> Result<()> {
-        self.place(id, Op::StopVolume).stop(spec, ending)
+        self.at_work(id, Op::StopVolume)?.stop(spec, ending)
     }
 
     fn recover(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {
-        self.place(id, Op::Recover).recover(spec)
+        self.at_work(id, Op::Recover)?.recover(spec)
     }
 
     fn begin_import(
@@ -391,15 +434,17 @@ impl Driver for ImageDriver {
         spec: &VolumeSpec,
         size: ImportSize,
     ) -> Result<Box<dyn ImportWriter>> {
+        self.shared.is_there(Op::ImportVolume, id)?;
         Ok(Box::new(import::ImageImport::begin(&self.shared, id, spec, size)?))
     }
 
     fn import_from(&self, id: &VolumeId, spec: &VolumeSpec, source: &Export, job: &Job) -> Result<()> {
+        self.shared.is_there(Op::ImportVolume, id)?;
         import::copy_from(&self.shared, id, spec, source, job)
     }
 
     fn export(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Export> {
-        let place = self.place(id, Op::ExportVolume);
+        let place = self.at_work(id, Op::ExportVolume)?;
         place.persistent(spec)?;
         place.open_clean()
     }
@@ -409,24 +454,12 @@ impl Driver for ImageDriver {
     }
 
     fn usage(&self) -> Result<Option<PoolUsage>> {
+        self.shared.is_there(Op::InspectStorage, &self.shared.dir.display())?;
         self.shared.usage(Op::InspectStorage).map(Some)
     }
 
     fn contents(&self) -> Result<Contents> {
-        let mut found = Contents::default();
-        for group in VolumeGroup::ALL {
-            let dir = self.shared.dir.join(group.as_str());
-            for (name, path) in entries(&dir)? {
-                match name.as_deref().and_then(|n| n.parse::<VmName>().ok()) {
-                    Some(owner) if path.is_dir() => images_of(group, &owner, &path, &mut found)?,
-                    _ => found.unknown.push(path),
-                }
-            }
-        }
-        found.volumes.sort();
-        found.volumes.dedup();
-        found.unknown.sort();
-        Ok(found)
+        self.shared.contents()
     }
 
     fn as_resize(&self) -> Option<&dyn Resize> {
@@ -440,7 +473,7 @@ impl Driver for ImageDriver {
 
 impl Resize for ImageDriver {
     fn resize(&self, id: &VolumeId, spec: &VolumeSpec, size: ByteSize) -> Result<()> {
-        self.place(id, Op::ResizeVolume).resize(spec, size)
+        self.at_work(id, Op::ResizeVolume)?.resize(spec, size)
     }
 }
 
@@ -452,29 +485,4 @@ fn nameless_file(dir: &Path) -> std::io::Result<Option<File>> {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => Ok(None),
         Err(e) => Err(e.into()),
     }
-}
-
-fn images_of(group: VolumeGroup, owner: &VmName, dir: &Path, found: &mut Contents) -> Result<()> {
-    for (name, path) in entries(dir)? {
-        match name.as_deref().and_then(names::volume_of) {
-            Some(volume) => found.volumes.push(VolumeId::new(group, owner.clone(), volume)),
-            None => found.unknown.push(path),
-        }
-    }
-    Ok(())
-}
-
-/// Names that are no UTF-8 are `None`. A folder that is not there is empty.
-fn entries(dir: &Path) -> Result<Vec<(Option<String>, PathBuf)>> {
-    let at = dir.display();
-    let listing = match std::fs::read_dir(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listing => listing.at(Op::InspectStorage, &at)?,
-    };
-    listing
-        .map(|entry| {
-            let entry = entry.at(Op::InspectStorage, &at)?;
-            Ok((entry.file_name().into_string().ok(), entry.path()))
-        })
-        .collect()
 }

@@ -33,15 +33,15 @@ impl Revisions for ImageDriver {
     }
 
     fn revert(&self, id: &VolumeId, spec: &VolumeSpec, revision: &RevisionId, job: &Job) -> Result<()> {
-        self.place(id, Op::RevertVolume).revert(spec, revision, job)
+        self.at_work(id, Op::RevertVolume)?.revert(spec, revision, job)
     }
 
     fn keep(&self, id: &VolumeId, spec: &VolumeSpec, number: u64, job: &Job) -> Result<RevisionId> {
-        self.place(id, Op::CreateVolume).keep(spec, number, job)
+        self.at_work(id, Op::CreateVolume)?.keep(spec, number, job)
     }
 
     fn forget(&self, id: &VolumeId, revision: &RevisionId) -> Result<()> {
-        let place = self.place(id, Op::RemoveVolume);
+        let place = self.at_work(id, Op::RemoveVolume)?;
         let image = match place.find_revision(revision)? {
             Wanted::Automatic(revision) => Image::Revision(revision),
             Wanted::Kept(number) => Image::Kept { number },

@@ -235,6 +235,11 @@ impl Driver for LvmDriver {
         self.shared.geometry(op).map(drop)
     }
 
+    fn away(&self) -> Option<String> {
+        let why = self.shared.ask_pool(Op::InspectStorage).err()?;
+        Some(format!("its thin pool {} is not there: {}", self.shared.pool, why.report()))
+    }
+
     fn vid(&self, id: &VolumeId, _spec: &VolumeSpec) -> String {
         format!("{}/vm-{}-{}", self.shared.pool.vg(), id.owner, id.volume)
     }
