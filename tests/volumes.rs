@@ -498,3 +498,25 @@ fn a_kernel_that_is_looked_for_in_a_pool_of_volumes_can_be_looked_at_all_the_sam
     let facts = daemon.call("mgmt.vm.volume.Info", "odd", "kernel", b"").ok();
     assert!(facts.starts_with("pool=varlibqubes\nvid=\nsize=0\n"), "{facts}");
 }
+
+#[test]
+fn an_import_whose_data_is_whole_runs_on_after_the_deployed_clients_close() {
+    let daemon = scene(Start::new());
+    let send = |method: &str, data: &[u8]| {
+        let header = format!("{method}+private dom0 name work\0512\n");
+        let mut stream = daemon.socket().connect();
+        stream.write_all(&[header.as_bytes(), data].concat()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    };
+    // However late the daemon gets to read.
+    for n in 1..=50 {
+        send("admin.vm.volume.ImportWithSize", &[n; 512]);
+        until("the new data is there", || std::fs::read(image(&daemon, "work")).is_ok_and(|d| d == [n; 512]));
+    }
+    until("nothing is left", || left_over(&daemon).is_empty());
+    let mut events = daemon.socket().stream("admin.Events", "work");
+    send("admin.vm.volume.ImportWithSize", &[99; 511]);
+    events.until("work domain-volume-import-end volume=private success=False");
+    until("nothing is left", || left_over(&daemon).is_empty());
+    assert_eq!(content(&daemon, "work"), [50; 512]);
+}

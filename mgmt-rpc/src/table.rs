@@ -140,8 +140,10 @@ pub enum Access {
 /// What becomes of a call whose client leaves before the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancel {
-    /// It runs to its end.
+    /// It runs to its end. A close ends a payload that streams, as a half-close does.
     Never,
+    /// A close before the end of a payload that streams breaks that off; after it, the call runs to its end.
+    InPayload,
     /// It is cancelled through [`Cx::cancelled`].
     OnHangUp,
 }

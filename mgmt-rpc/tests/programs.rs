@@ -139,7 +139,7 @@ const ROWS: &[&[Row<World>]] = &[&[
     row!(Both("vm.List"), Any, Global Read, (Empty, Empty) => list, encode: seed, deployed),
     row!(Both("vm.Create.", CLASSES, ""), Dom0, Global Write, (Optional<Text>, Required<Text>) => create),
     row!(Both("vm.CreateInPool.", CLASSES, ""), Dom0, Global Write, (Optional<Text>, Required<Text>) => create),
-    row!(Both("vm.CreateTemplate"), Dom0, Global Write, (Required<Text>, Stream) => upload),
+    row!(Both("vm.CreateTemplate"), Dom0, Global Write, (Required<Text>, Stream) => upload, cancel: InPayload),
     row!(Both("vm.Start"), Vm, Local Write, (Empty, Empty) => start),
     row!(
         Both("vm.property.Get"), Any, Local Read, (Required<Text>, Empty) => value,

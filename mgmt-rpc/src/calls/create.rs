@@ -25,7 +25,10 @@ pub(super) const ROWS: &[Row<Host>] = &[
         Both("vm.CreateInPool.", CLASSES, ""), Dom0, Global Write,
         (Optional<Text>, Optional<CreateInPool>) => create_in_pool
     ),
-    row!(Both("vm.CreateTemplate"), Dom0, Global Write, (Required<VmName>, Stream) => create_template),
+    row!(
+        Both("vm.CreateTemplate"), Dom0, Global Write, (Required<VmName>, Stream) => create_template,
+        cancel: InPayload
+    ),
     row!(
         Both("vm.CreateDisposable"), Any, Global Write,
         (Optional<Preload>, Optional<DisposableAnswer>) => create_disposable

@@ -16,8 +16,16 @@ use crate::untrusted::Text;
 use crate::wire::{Class, Exception};
 
 pub(super) const ROWS: &[Row<Host>] = &[
-    row!(Both("vm.volume.Import"), Any, Local Write, (Required<Text>, Stream) => import),
-    row!(Both("vm.volume.ImportWithSize"), Any, Local Write, (Required<Text>, Stream) => import_with_size),
+    row!(
+        Mgmt("vm.volume.Import"), Any, Local Write, (Required<Text>, Stream) => import,
+        cancel: InPayload
+    ),
+    row!(Admin("vm.volume.Import"), Any, Local Write, (Required<Text>, Stream) => import),
+    row!(
+        Mgmt("vm.volume.ImportWithSize"), Any, Local Write, (Required<Text>, Stream) => import_with_size,
+        cancel: InPayload
+    ),
+    row!(Admin("vm.volume.ImportWithSize"), Any, Local Write, (Required<Text>, Stream) => import_with_size),
     row!(Both("vm.volume.Clear"), Any, Local Write, (Required<Text>, Empty) => clear),
     row!(Both("vm.volume.CloneFrom"), Any, Local Write, (Required<Text>, Empty) => clone_from),
     row!(
@@ -73,7 +81,8 @@ const LONGEST_LINE: usize = MOST_DIGITS + 2;
 /// What is read at a time while the first line is looked for.
 const PIECE_OF_LINE: usize = 4096;
 
-/// Hands the data on as it comes: `first`, then the rest. A client that is gone before its end has broken off.
+/// Hands the data on as it comes: `first`, then the rest. As `mgmt`, a client that is gone before its end has broken off;
+/// as `admin`, what has come by then is all there is, and too little is refused.
 async fn take(
     cx: &Cx<Host>,
     volume: &str,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::is_gone;
 use super::socket::{Arrival, Socket};
-use super::upload::Upload;
+use super::upload::{Close, Upload};
 use crate::config::Limits;
 use crate::cx::Directory;
 use crate::dispatch::{Body, Response, Service};
@@ -58,7 +58,11 @@ pub(super) async fn converse<H: Directory>(
         Ok(Arrived::TooLong(header)) => (header, Body::TooLong, false),
         Ok(Arrived::Streaming(header, head)) => {
             let timeout = service.limits().read_timeout();
-            let upload = Upload::new(socket.clone(), head, timeout, stop.clone());
+            let close = match service.rule(door, &header.method) {
+                Some((_, Cancel::Never)) => Close::Ends,
+                Some((_, Cancel::InPayload | Cancel::OnHangUp)) | None => Close::BreaksOff,
+            };
+            let upload = Upload::new(socket.clone(), (head, close), timeout, stop.clone());
             (header, Body::Stream(upload), false)
         }
         Err(Unreadable::Answer(exception)) => {
@@ -69,7 +73,7 @@ pub(super) async fn converse<H: Directory>(
     };
     let rule = service.rule(door, &header.method);
     let cancelled = match rule {
-        Some((_, Cancel::OnHangUp) | (WantPayload::Stream, Cancel::Never)) => stop.child_token(),
+        Some((_, Cancel::OnHangUp) | (WantPayload::Stream, _)) => stop.child_token(),
         Some(_) | None => CancellationToken::new(),
     };
     // Kept until the connection ends: it counts among its source's.
@@ -83,7 +87,7 @@ pub(super) async fn converse<H: Directory>(
                     call.await
                 }
             },
-            Some((_, Cancel::Never)) | None => call.await,
+            Some((_, Cancel::Never | Cancel::InPayload)) | None => call.await,
         }
     };
     match response {

@@ -223,10 +223,10 @@ const ROWS: &[&[Row<World>]] = &[
         row!(Both("test.Fail"), Any, Local Write, (Empty, Empty) => fails),
         row!(Both("test.Slow"), Any, Local Write, (Empty, Empty) => slow),
         row!(Both("test.Patient"), Any, Local Write, (Empty, Empty) => patient, cancel: OnHangUp),
-        row!(Both("test.Upload"), Dom0, Global Write, (Optional<Text>, Stream) => upload),
+        row!(Both("test.Upload"), Dom0, Global Write, (Optional<Text>, Stream) => upload, cancel: InPayload),
         row!(Both("test.Events"), Any, Global Read, (Empty, Empty) => events, cancel: OnHangUp),
         row!(Internal("Whoami"), Any, Global Read, (Empty, Empty) => whoami),
-        row!(Internal("Upload"), Dom0, Global Write, (Optional<Text>, Stream) => upload),
+        row!(Internal("Upload"), Dom0, Global Write, (Optional<Text>, Stream) => upload, cancel: InPayload),
     ],
 ];
 const _: () = assert!(distinct(ROWS));

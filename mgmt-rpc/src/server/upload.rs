@@ -1,7 +1,8 @@
 //! The payload of a streaming call, read as it arrives.
 //!
 //! Nothing is read ahead: a handler that does not read lets the client's socket fill up, so memory stays flat
-//! and a slow disk slows the client. The client's half-close is the end; its close without one is not.
+//! and a slow disk slows the client. The client's half-close is the end; its close without one is the end of calls that
+//! know how much is to come, and breaks the others off: the two look the same to whoever reads after both.
 
 use std::fmt;
 use std::io;
@@ -21,10 +22,20 @@ pub struct Upload {
     socket: Socket,
     /// What had come with the header and has not been read yet.
     head: io::Cursor<Vec<u8>>,
+    close: Close,
     timeout: Duration,
     silence: Pin<Box<Sleep>>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     state: State,
+}
+
+/// What a client's full close says of its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Close {
+    /// That is all.
+    Ends,
+    /// It will never be complete.
+    BreaksOff,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,10 +76,16 @@ impl From<UploadError> for io::Error {
 
 impl Upload {
     /// The payload of a connection: first `head`, then what the socket brings.
-    pub(super) fn new(socket: Socket, head: Vec<u8>, timeout: Duration, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        socket: Socket,
+        (head, close): (Vec<u8>, Close),
+        timeout: Duration,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             socket,
             head: io::Cursor::new(head),
+            close,
             timeout,
             silence: Box::pin(sleep(timeout)),
             stopped: Box::pin(stop.cancelled_owned()),
@@ -112,7 +129,9 @@ impl Upload {
             return Poll::Ready(Ok(()));
         }
         match self.socket.poll_read(cx, buffer) {
-            Poll::Ready(Ok(0)) if self.socket.is_hung_up() => Poll::Ready(Err(UploadError::BrokenOff)),
+            Poll::Ready(Ok(0)) if self.close == Close::BreaksOff && self.socket.is_hung_up() => {
+                Poll::Ready(Err(UploadError::BrokenOff))
+            }
             Poll::Ready(Ok(0)) => {
                 self.state = State::Ended;
                 Poll::Ready(Ok(()))
