@@ -30,7 +30,7 @@ pub struct Flag(pub bool);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token(pub String);
 
-/// A volume's name in its pool, one space, and something of it.
+/// A volume's name in its pool, one space, and something of it; no other white space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VidAnd<T>(pub Vid, pub T);
 
@@ -132,7 +132,11 @@ impl Parse for Token {
 impl<T: Parse> Parse for VidAnd<T> {
     fn parse(bytes: &[u8]) -> Result<Self, Exception> {
         let Text(text) = Text::parse(bytes)?;
-        let (vid, rest) = text.trim_matches(is_space).split_once(' ').ok_or_else(|| {
+        let parted = text.split_once(' ');
+        let exact = |(vid, rest): &(&str, &str)| {
+            [vid, rest].iter().all(|part| !part.is_empty() && !part.contains(is_space))
+        };
+        let (vid, rest) = parted.filter(exact).ok_or_else(|| {
             Exception::plain(
                 Class::ProtocolError,
                 "malformed request: the payload must be a volume and a value, separated by one space",
@@ -223,12 +227,16 @@ mod tests {
     #[test]
     fn a_volume_and_a_value_have_a_space_between_them() {
         let vid = Vid("appvms/work/private".to_owned());
-        let parsed = VidAnd::<RevisionText>::parse(b"appvms/work/private s1\n");
+        let parsed = VidAnd::<RevisionText>::parse(b"appvms/work/private s1");
         assert_eq!(parsed, Ok(VidAnd(vid.clone(), RevisionText("s1".to_owned()))));
         let sized = VidAnd::<NewSize>::parse(b"appvms/work/private 512");
         assert_eq!(sized, Ok(VidAnd(vid, NewSize(ByteSize::bytes(512)))));
         for text in [&b"appvms/work/private"[..], b"", b"a b/c", b"a\xff s1"] {
             assert!(VidAnd::<RevisionText>::parse(text).unwrap_err().is(Class::ProtocolError), "{text:?}");
+        }
+        for text in [&b" a s1"[..], b"a  s1", b"a s1 ", b"a s1\n", b"a\n s1", b" s1", b"a "] {
+            let refused = VidAnd::<RevisionText>::parse(text).unwrap_err();
+            assert!(refused.message().ends_with("separated by one space"), "{text:?}: {refused}");
         }
     }
 

@@ -13,6 +13,7 @@ use crate::row;
 use crate::server::Upload;
 use crate::table::Row;
 use crate::untrusted::Text;
+use crate::wire::header::malformed;
 use crate::wire::{Class, Exception};
 
 pub(super) const ROWS: &[Row<Host>] = &[
@@ -71,6 +72,9 @@ async fn import_with_size(cx: &Cx<Host>, Text(volume): Text, mut data: Upload) -
         head.extend_from_slice(piece.get(..read).unwrap_or_default());
     };
     let size = size_of_new_data(head.get(..line).unwrap_or_default())?;
+    if head.len() <= line {
+        return Err(malformed("the size must end with a newline").into());
+    }
     head.drain(..head.len().min(line.saturating_add(1)));
     take(cx, &volume, Some(size), data, head).await
 }

@@ -57,6 +57,9 @@ pub(super) fn refused(refusal: VolumeRefusal) -> Failure {
         }
         VolumeRefusal::ImportInProgress { vid } => storage("Import operation in progress on %s", [vid]),
         VolumeRefusal::NoImport { vid } => storage("No import operation in progress on %s", [vid]),
+        VolumeRefusal::NoSize { vid } => {
+            storage("Volume %s cannot be empty: it has at least one byte", [vid])
+        }
         VolumeRefusal::NotEnoughData { copied, expected } => exception(
             Class::QubesException,
             "Data import failed: not enough data (copied %s bytes, expected %s bytes)",

@@ -74,8 +74,18 @@ fn said<'a>(verb: &str, payload: &'a str) -> Result<Said<'a>, Refused> {
         "Set.rw" | "Set.ephemeral" => Said::Flag(boolean(payload)?),
         "Import" => Said::Data(None, payload),
         "ImportWithSize" => {
-            let (size, data) = payload.split_once('\n').unwrap_or((payload, ""));
-            Said::Data(Some(number("Size of new data", size)?), data)
+            let (size, data) = match payload.split_once('\n') {
+                Some((size, data)) => (size, Some(data)),
+                None => (payload, None),
+            };
+            let size = number("Size of new data", size)?;
+            match data {
+                Some(data) => Said::Data(Some(size), data),
+                None => {
+                    let text = "malformed request: the size must end with a newline";
+                    return refused("ProtocolError", text);
+                }
+            }
         }
         "CloneTo" => Said::Token(payload.trim()),
         _ => Said::Nothing,
@@ -169,6 +179,9 @@ impl Oracle {
                 events.push(format!("{vm} domain-volume-import-end volume={name} success=True"));
             }
             (_, Said::Data(announced, data)) => {
+                if announced == Some(0) {
+                    return storage(format!("Volume {vid} cannot be empty: it has at least one byte"));
+                }
                 let size = announced.unwrap_or_else(|| origin.now.size.into());
                 events.push(format!("{vm} domain-volume-import-begin volume={name} size={size}"));
                 let came = data.len() as i128;
@@ -277,17 +290,20 @@ impl Oracle {
         if payload.is_empty() {
             return refused("ProtocolError", "expected payload");
         }
-        let payload = payload.trim();
         let (vid, rest) = match verb {
             "Revert" | "RemoveSnapshot" | "Resize" => match payload.split_once(' ') {
-                Some(both) => both,
-                None => {
+                Some((vid, rest))
+                    if ![vid, rest].iter().any(|part| part.is_empty() || part.contains([' ', '\n'])) =>
+                {
+                    (vid, rest)
+                }
+                _ => {
                     let text = "malformed request: the payload must be a volume and a value, separated by \
                                 one space";
                     return refused("ProtocolError", text);
                 }
             },
-            _ => (payload, ""),
+            _ => (payload.trim(), ""),
         };
         let said = said(verb, rest)?;
         if self.pool(pool)?.holds_kernels() {

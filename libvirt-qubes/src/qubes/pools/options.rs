@@ -101,7 +101,8 @@ fn canonical(key: &str, value: &str) -> Option<String> {
     match key {
         REVISIONS => {
             let number = parse::integer(value)?;
-            RevisionsToKeep::try_from(number).ok().map(|keep| keep.to_string())
+            // Digits alone, as where it is set later.
+            RevisionsToKeep::try_from(number).ok().map(|keep| keep.to_string()).filter(|form| form == value)
         }
         EPHEMERAL | SETUP_CHECK => parse::boolean(value).map(|flag| shown(flag).to_owned()),
         DIR => folder(value),

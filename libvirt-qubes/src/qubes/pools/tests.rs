@@ -47,7 +47,7 @@ fn aside(table: &'static str, name: &str, pool: &str) -> SetAside {
 fn options_are_known_complete_and_in_one_form() {
     let pool = new(
         "fast",
-        &[("dir_path", "//srv/./fast/"), ("revisions_to_keep", "007"), ("ephemeral_volatile", "ON")],
+        &[("dir_path", "//srv/./fast/"), ("revisions_to_keep", "7"), ("ephemeral_volatile", "ON")],
     );
     let options: Vec<_> = pool.unwrap().options.iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(options, ["dir_path=/srv/fast", "ephemeral_volatile=True", "revisions_to_keep=7"]);
@@ -62,6 +62,9 @@ fn options_are_known_complete_and_in_one_form() {
         ("revisions_to_keep", "-2"),
         ("revisions_to_keep", "4294967296"),
         ("revisions_to_keep", "many"),
+        ("revisions_to_keep", "01"),
+        ("revisions_to_keep", "+1"),
+        ("revisions_to_keep", " 1"),
         ("ephemeral_volatile", ""),
     ] {
         let mut options = BTreeMap::from([("dir_path", "/srv")]);

@@ -70,6 +70,9 @@ impl Host {
         size: Option<ByteSize>,
     ) -> Result<(Replacing, Import, ByteSize), HostError> {
         named.must_be_kept()?;
+        if size.is_some_and(|size| size.get() == 0) {
+            return Err(VolumeRefusal::NoSize { vid: named.vid() }.into());
+        }
         let size = match size {
             Some(size) => size,
             None => self.storage.info(&named.placed).await?.size,

@@ -71,6 +71,11 @@ pub enum VolumeRefusal {
         /// The volume.
         vid: String,
     },
+    /// A volume has data.
+    NoSize {
+        /// The volume.
+        vid: String,
+    },
     /// Less came than was said.
     NotEnoughData {
         /// What came.
