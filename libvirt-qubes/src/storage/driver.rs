@@ -206,6 +206,10 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// On a failed commit the volume stays dirty; calling it again, or recovery, repeats it.
     fn stop(&self, id: &VolumeId, spec: &VolumeSpec, ending: Ending) -> Result<()>;
 
+    /// Makes ahead of the next start what that can take over. Asked for a volume whose state an operation has changed, after
+    /// that one's answer, so that nobody waits for it. What is not made, or fails, is left to the start.
+    fn prepare(&self, _id: &VolumeId, _spec: &VolumeSpec) {}
+
     /// Brings a volume that no domain has to rest after a crash: removes what has the name of an unfinished step,
     /// commits what a persistent volume's last run wrote, drops it for the others. Idempotent.
     ///

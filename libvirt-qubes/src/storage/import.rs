@@ -75,12 +75,12 @@ impl Import {
     pub async fn finish(mut self) -> Result<ByteSize> {
         let writer = self.writer.take();
         let ended = self.ended();
-        let lock = self.storage.lock(&self.volume).await;
-        self.run(Lane::Short, move || {
-            let _lock = lock;
-            writer.and_then(OffThread::into_inner).ok_or(ended)?.finish()
-        })
-        .await
+        let (storage, volume) = (self.storage.clone(), self.volume.clone());
+        let finish =
+            storage.changed(Lane::Short, Job::default(), Op::ImportVolume, &volume, move |_, _, _| {
+                writer.and_then(OffThread::into_inner).ok_or(ended)?.finish()
+            });
+        finish.await
     }
 
     /// Gives up and waits until nothing is left.

@@ -195,7 +195,10 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn create(&self, volume: &Volume) -> Result<()> {
-        self.short(Op::CreateVolume, volume, |driver, v| driver.create(&v.id, &v.spec)).await
+        self.changed(Lane::Short, Job::default(), Op::CreateVolume, volume, |driver, v, _| {
+            driver.create(&v.id, &v.spec)
+        })
+        .await
     }
 
     /// See [`Driver::remove`].
@@ -238,7 +241,10 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn stop(&self, volume: &Volume, ending: Ending) -> Result<()> {
-        self.short(Op::StopVolume, volume, move |driver, v| driver.stop(&v.id, &v.spec, ending)).await
+        self.changed(Lane::Short, Job::default(), Op::StopVolume, volume, move |driver, v, _| {
+            driver.stop(&v.id, &v.spec, ending)
+        })
+        .await
     }
 
     /// See [`Driver::recover`]: for each volume of a VM without a domain, when the caller starts.
@@ -286,12 +292,8 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn fill(&self, export: Export, target: &Volume, job: Job) -> Result<()> {
-        let driver = self.driver(&target.pool)?;
-        let lock = self.inner.locks.one(&target.key()).await;
-        let v = target.clone();
-        self.run(Lane::Bulk, &job.clone(), Op::ImportVolume, target.id.to_string(), move || {
-            let _lock = lock;
-            driver.import_from(&v.id, &v.spec, &export, &job)
+        self.changed(Lane::Bulk, job, Op::ImportVolume, target, move |driver, v, job| {
+            driver.import_from(&v.id, &v.spec, &export, job)
         })
         .await
     }
@@ -301,7 +303,7 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn resize(&self, volume: &Volume, size: ByteSize) -> Result<()> {
-        self.short(Op::ResizeVolume, volume, move |driver, v| {
+        self.changed(Lane::Short, Job::default(), Op::ResizeVolume, volume, move |driver, v, _| {
             let resize = driver.as_resize().ok_or_else(|| cannot(driver, Op::ResizeVolume, &v.id))?;
             resize.resize(&v.id, &v.spec, size)
         })
@@ -326,7 +328,7 @@ impl Storage {
     /// As there.
     pub async fn revert(&self, volume: &Volume, revision: &RevisionId, job: Job) -> Result<()> {
         let revision = revision.clone();
-        self.locked(Lane::Bulk, job, Op::RevertVolume, volume, move |driver, v, job| {
+        self.changed(Lane::Bulk, job, Op::RevertVolume, volume, move |driver, v, job| {
             let revisions = driver.as_revisions().ok_or_else(|| cannot(driver, Op::RevertVolume, &v.id))?;
             revisions.revert(&v.id, &v.spec, &revision, job)
         })
@@ -440,7 +442,39 @@ impl Storage {
         .await
     }
 
-    pub(super) async fn lock(&self, volume: &Volume) -> super::locks::Held {
+    /// The same for what changes a volume's state. Once there is an answer the driver prepares the next start, still under
+    /// the lock; of a future that was dropped, it does not.
+    pub(super) async fn changed<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: Job,
+        op: Op,
+        volume: &Volume,
+        work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let driver = self.driver(&volume.pool)?;
+        let lock = self.lock(volume).await;
+        let (at_work, v) = (Arc::clone(&driver), volume.clone());
+        let (done, lock) = self
+            .run(lane, &job.clone(), op, volume.id.to_string(), move || {
+                let done = work(&*at_work, &v, &job)?;
+                Ok((done, lock))
+            })
+            .await?;
+        let (storage, v) = (self.clone(), volume.clone());
+        tokio::spawn(async move {
+            let prepare = move || {
+                let _lock = lock;
+                driver.prepare(&v.id, &v.spec);
+                Ok(())
+            };
+            // It is tried, no more: the driver has told what failed.
+            storage.run(Lane::Short, &Job::default(), Op::StartVolume, String::new(), prepare).await.ok();
+        });
+        Ok(done)
+    }
+
+    async fn lock(&self, volume: &Volume) -> super::locks::Held {
         self.inner.locks.one(&volume.key()).await
     }
 

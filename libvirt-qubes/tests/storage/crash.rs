@@ -387,6 +387,7 @@ impl Bench {
     /// A new volume, and runs that leave these states.
     fn runs(&self, states: &[Content]) {
         self.driver.create(&self.id, &self.spec).unwrap();
+        self.driver.prepare(&self.id, &self.spec);
         self.runs_more(states);
     }
 
@@ -394,6 +395,7 @@ impl Bench {
         for state in states {
             self.write(&self.start(), *state);
             self.driver.stop(&self.id, &self.spec, Ending::Ran).unwrap();
+            self.driver.prepare(&self.id, &self.spec);
         }
     }
 
@@ -526,7 +528,9 @@ fn child_entry() {
             }
         }
     });
-    (scenario.act)(&Bench::new(driver, Path::new(&root), scenario));
+    let bench = Bench::new(driver, Path::new(&root), scenario);
+    (scenario.act)(&bench);
+    bench.driver.prepare(&bench.id, &bench.spec);
 }
 
 /// What happens after a step.

@@ -82,10 +82,15 @@ fn file_reflink_has_the_deployed_names_at_every_stage() {
     let (id, spec) = (private(), spec(1, Sharing::Source));
     let dir = xfs.path().join("pool/appvms/work");
     driver.create(&id, &spec).unwrap();
+    assert_eq!(dateless(&dir), ["private.img"]);
+    driver.prepare(&id, &spec);
     assert_eq!(dateless(&dir), ["private-precache.img", "private.img"]);
     start(&driver, &id, &spec);
+    driver.prepare(&id, &spec);
     assert_eq!(dateless(&dir), ["private-dirty.img", "private.img"]);
     driver.stop(&id, &spec, Ending::Ran).unwrap();
+    assert_eq!(dateless(&dir), ["private.img", "private.img.1@DATE"]);
+    driver.prepare(&id, &spec);
     assert_eq!(dateless(&dir), ["private-precache.img", "private.img", "private.img.1@DATE"]);
     let import = driver.begin_import(&id, &spec, ImportSize::AsItComes).unwrap();
     assert!(names(&dir).contains(&"private-import.img".to_owned()));
@@ -117,6 +122,7 @@ fn a_start_of_file_reflink_takes_the_copy_that_the_stop_made() {
     let (id, spec) = (private(), spec(1, Sharing::Source));
     driver.create(&id, &spec).unwrap();
     run(&driver, &id, &spec, b"one");
+    driver.prepare(&id, &spec);
     let dir = xfs.path().join("pool/appvms/work");
     let inode = |name: &str| std::fs::metadata(dir.join(name)).unwrap().ino();
     let prepared = inode("private-precache.img");

@@ -370,6 +370,12 @@ impl Driver for CallbackDriver {
         shared.hook(op, id, spec, Hook::PostVolumeStop, None)
     }
 
+    fn prepare(&self, id: &VolumeId, spec: &VolumeSpec) {
+        if self.shared.is_open() {
+            self.shared.inner.prepare(id, spec);
+        }
+    }
+
     /// Put off while the pool is not open: it may be one that asks for a passphrase.
     fn recover(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {
         if !self.shared.is_open() {

@@ -88,13 +88,21 @@ impl Disk {
 
     /// Makes one folder, for root alone, and its name durable. `false` if it is there already.
     pub(super) fn make_dir(&self, path: &Path) -> io::Result<bool> {
+        let made = self.begin_dir(path)?;
+        if made {
+            self.sync_parent(path)?;
+        }
+        Ok(made)
+    }
+
+    /// Makes one folder, for root alone. `false` if it is there already.
+    pub(super) fn begin_dir(&self, path: &Path) -> io::Result<bool> {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(false),
             Err(e) => return Err(e),
         }
         self.done(|| Step::MakeDir(path.to_owned()));
-        self.sync_parent(path)?;
         Ok(true)
     }
 
@@ -131,7 +139,7 @@ impl Disk {
         Ok(())
     }
 
-    fn sync_parent(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn sync_parent(&self, path: &Path) -> io::Result<()> {
         self.sync_dir(path.parent().unwrap_or(Path::new("/")))
     }
 

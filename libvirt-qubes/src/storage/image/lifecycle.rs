@@ -40,8 +40,7 @@ impl Place<'_> {
         }
         self.make_dir()?;
         self.empty(&Image::Clean, self.whole_sectors(spec.size)?, Durability::Durable)?;
-        self.prepare_copy(spec);
-        Ok(())
+        self.sync_dir_name()
     }
 
     pub(super) fn verify(&self, spec: &VolumeSpec) -> Result<()> {
@@ -212,9 +211,7 @@ impl Place<'_> {
             (None, _) => Ok(()),
             (Some(_), None) => {
                 self.rename(&Image::Dirty, &Image::Clean)?;
-                self.sync_dir()?;
-                self.prepare_copy(spec);
-                Ok(())
+                self.sync_dir()
             }
             (Some(dirty), Some(clean)) if is_untouched_copy(dirty, clean) => {
                 if self.shared.prepares_copies(spec) {
@@ -250,11 +247,14 @@ impl Place<'_> {
         }
         self.rename(new, &Image::Clean)?;
         self.sync_dir()?;
+        // What runs without a clean image had one before.
+        if found.clean.is_none() && *new == Image::Import {
+            self.sync_dir_name()?;
+        }
         // The new state is safe: nothing from here on is worth an error.
         if let Err(e) = self.prune(found.revisions, keep) {
             tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove surplus revisions");
         }
-        self.prepare_copy(spec);
         Ok(())
     }
 
@@ -281,11 +281,20 @@ impl Place<'_> {
     }
 
     /// Makes the copy that the next start renames. Without it the start makes its own.
-    pub(super) fn prepare_copy(&self, spec: &VolumeSpec) {
-        if !self.shared.prepares_copies(spec) {
+    pub(super) fn prepare(&self, spec: &VolumeSpec) {
+        if spec.kind != VolumeKind::Origin || !self.shared.prepares_copies(spec) {
             return;
         }
         let copy = || {
+            let found = self.look()?;
+            let is_there = match (&found.clean, &found.precache) {
+                (Some(clean), Some(precache)) => is_untouched_copy(precache, clean),
+                (Some(_), None) => false,
+                (None, _) => true,
+            };
+            if is_there || found.dirty.is_some() || self.shared.uses.is_importing(self.id) {
+                return Ok(());
+            }
             let how = CopyInto {
                 method: Method::Share,
                 durability: Durability::DataFirst,
@@ -335,7 +344,6 @@ impl Place<'_> {
         if running {
             return grow_devices(&file, &path);
         }
-        self.prepare_copy(spec);
         Ok(())
     }
 

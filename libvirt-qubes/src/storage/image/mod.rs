@@ -6,7 +6,7 @@
 //! | | `file-reflink` | `file` |
 //! |---|---|---|
 //! | copies | share blocks (`FICLONE`) | data, without holes |
-//! | copy for the next start is made | at the stop (`V-precache.img`) | at the start |
+//! | copy for the next start is made | once a new state is committed and answered (`V-precache.img`) | at the start |
 //! | written in place, without a copy | `revisions_to_keep = -1` | that, and: nobody may take it as source and no revision is kept |
 //! | a snapshot of an origin | is a copy | is a device of device-mapper ([`CopyOnWrite`]), else a copy |
 //!
@@ -14,9 +14,17 @@
 //!
 //! A *commit* of `V-dirty.img` or `V-import.img`: its data is made durable; the clean image gets a second name, its
 //! revision's; the new image is renamed over the clean one; the folder is made durable: that is the moment. Then
-//! surplus revisions go, and the next copy is made. There is a whole clean image at every moment, and a revision is
+//! surplus revisions go. There is a whole clean image at every moment, and a revision is
 //! the former image itself, not a copy of it. A crash leaves at worst a revision that is the clean image under a
 //! second name: such a one is nobody's, and is removed.
+//!
+//! Whatever an operation does, its caller waits for two syncs: of the data that is to get a name that means something, and of
+//! the folder once it has it. Where the data is durable already, as after the last flush of a guest, or the copy that
+//! was prepared, the first costs nothing or is not there. The first state of a volume has a third: its folder may be new.
+//! Until then a crash leaves no folder, or one that is empty or has an unfinished file. What is worth nothing after a
+//! crash (volatile volumes, snapshots) is not synced at all. The copy for the next start is made after the answer
+//! ([`prepare`](Driver::prepare)); its data is durable before it gets its name, so that a start is a rename and one sync. A
+//! crash leaves it, or an unfinished file.
 //!
 //! *Written in place* means that the start renames clean to dirty and the stop renames it back. So names alone say
 //! what is going on: dirty without clean is a volume that cannot be a source now.
@@ -422,6 +430,10 @@ impl Driver for ImageDriver {
 
     fn stop(&self, id: &VolumeId, spec: &VolumeSpec, ending: Ending) -> Result<()> {
         self.at_work(id, Op::StopVolume)?.stop(spec, ending)
+    }
+
+    fn prepare(&self, id: &VolumeId, spec: &VolumeSpec) {
+        self.place(id, Op::StartVolume).prepare(spec);
     }
 
     fn recover(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {

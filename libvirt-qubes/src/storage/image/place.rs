@@ -129,8 +129,16 @@ impl<'a> Place<'a> {
         Ok(found)
     }
 
+    /// Makes the folder, if need be. Its name is durable only with the first state in it: see
+    /// [`sync_dir_name`](Self::sync_dir_name).
     pub(super) fn make_dir(&self) -> Result<()> {
-        self.disk().make_dir(&self.dir).at(self.op, self.dir.display()).map(drop)
+        self.disk().begin_dir(&self.dir).at(self.op, self.dir.display()).map(drop)
+    }
+
+    /// After the first state of a volume has become durable in the folder. Whoever made that: a process may have ended
+    /// since.
+    pub(super) fn sync_dir_name(&self) -> Result<()> {
+        self.disk().sync_parent(&self.dir).at(self.op, self.dir.display())
     }
 
     pub(super) fn sync_dir(&self) -> Result<()> {

@@ -114,7 +114,6 @@ impl Place<'_> {
         if let Err(e) = self.prune(found.revisions, keep) {
             tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove surplus revisions");
         }
-        self.prepare_copy(spec);
         Ok(())
     }
 

@@ -31,12 +31,14 @@ pub(super) struct LvmImport {
     is_handed_out: bool,
 }
 
-/// The claim on a volume, and its import LV, which goes unless it is committed.
+/// The claim on a volume, and the LV with its new state, which goes unless it is committed.
 struct Target {
     shared: Arc<Shared>,
     id: VolumeId,
     spec: VolumeSpec,
-    is_made: bool,
+    /// Nothing of the volume was there before.
+    is_new: bool,
+    made: Option<Role>,
     _claim: Importing,
 }
 
@@ -65,7 +67,8 @@ impl Target {
             shared: Arc::clone(shared),
             id: id.clone(),
             spec: spec.clone(),
-            is_made: false,
+            is_new: found.is_vacant(),
+            made: None,
             _claim: claim,
         })
     }
@@ -81,7 +84,7 @@ impl Target {
         self.shared.room(Op::ImportVolume, &self.id, Need::Data)?;
         place.make(Role::Import, size)?;
         let path = self.shared.runner.device(&place.names.lv(Role::Import));
-        self.is_made = true;
+        self.made = Some(Role::Import);
         let file =
             OpenOptions::new().read(true).write(true).open(&path).at(Op::ImportVolume, path.display())?;
         // What a chunk had before shows around the first thing that is written to it, if the pool does not wipe it.
@@ -101,17 +104,23 @@ impl Target {
     }
 
     fn commit_made(&mut self) -> Result<()> {
-        let place = self.place()?;
-        let found: Found = place.look()?;
-        place.commit(&self.spec, Role::Import, found)?;
-        self.is_made = false;
+        // What was made at once under the name of the volume's state is committed.
+        if self.made != Some(Role::Clean) {
+            let place = self.place()?;
+            let found: Found = place.look()?;
+            place.commit(&self.spec, Role::Import, found)?;
+        }
+        self.made = None;
         Ok(())
     }
 
     fn remove(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.is_made) {
+        if let Some(role) = self.made.take() {
             let place = self.place()?;
             let mut found = place.look()?;
+            if role == Role::Clean && found.clean.is_some() {
+                return place.remove(&[Role::Clean], Worth::Nothing);
+            }
             // A commit that was cut off between its two renames is taken back first.
             place.heal(&mut found)?;
             if found.import.is_some() {
@@ -244,7 +253,8 @@ pub(super) fn copy_from(
     target.commit(file)
 }
 
-/// Makes the import a snapshot of the source, if that is an LV of the same thin pool. `false`: it is not.
+/// Makes the import a snapshot of the source, if that is an LV of the same thin pool; a volume that is not there yet, at
+/// once. `false`: it is not.
 fn share(target: &mut Target, source: &Export) -> Result<bool> {
     let shared = Arc::clone(&target.shared);
     // Meanwhile its volume may be committed, which gives the LV another name: twice is enough by far.
@@ -255,8 +265,10 @@ fn share(target: &mut Target, source: &Export) -> Result<bool> {
         }
         let place = target.place()?;
         shared.room(Op::ImportVolume, &target.id, Need::Metadata)?;
-        let made = place.change(&LvOp::Snapshot { of: lv.clone(), lv: place.names.lv(Role::Import) });
-        target.is_made = true;
+        let role = if target.is_new { Role::Clean } else { Role::Import };
+        let made = place.change(&LvOp::Snapshot { of: lv.clone(), lv: place.names.lv(role) });
+        // An LV of the volume's own name that is in the way is somebody else's.
+        target.made = (made.is_ok() || role == Role::Import).then_some(role);
         if shared.runner.lv_of(source.file()).as_ref() == Some(&lv) {
             return made.map(|()| true);
         }

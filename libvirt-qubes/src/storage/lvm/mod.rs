@@ -16,6 +16,7 @@
 //! | stop, persistent | rename clean → `-NOW-back`; rename `-snap` → clean; remove surplus | `-snap`: committed, in the second case by the second rename alone |
 //! | stop, never ran | remove `-snap`, or rename it back | as a start |
 //! | import, copy | create (or snapshot) `-import`; data; then as a stop with `-import` | `-import` is removed; without clean the newest revision is renamed back: the state before |
+//! | copy of an LV of the pool to a new volume | snapshot the source → clean | nothing, or the volume |
 //! | revert to a revision | rename clean → `-NOW-back`; rename the revision → clean; remove surplus | without clean: the newest revision, which is the state before, is renamed back |
 //! | revert to a kept state | snapshot it → `-import`; then as an import | as an import |
 //! | keep | snapshot → `-sN-keep` | nothing, or the kept state |

@@ -155,6 +155,15 @@ const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "copy to a new volume",
+        keep: 1,
+        prepare: |d, _, spec| runs(d, &id("appvms/other/private"), spec, &[7]),
+        act: |d, id, spec| {
+            let export = d.export(&self::id("appvms/other/private"), spec)?;
+            d.import_from(id, spec, &export, &Job::default())
+        },
+    },
+    Scenario {
         name: "revert",
         keep: 3,
         prepare: |d, id, spec| runs(d, id, spec, &[1, 2, 3]),
