@@ -1,8 +1,11 @@
-//! `cargo xtask bench`: what calls cost with 10, 1,000 and 10,000 VMs, over the socket of a release build.
+//! `cargo xtask bench`: what calls cost with 10, 1,000 and 10,000 VMs, over the socket of a release build; and what storage
+//! costs against the bare operation.
 //!
-//! Times of one machine mean nothing elsewhere; what counts is how they grow from one size to the next within one run.
-//! The table goes to standard output and into `docs/performance.md`.
+//! Times of one machine mean nothing elsewhere; what counts is how they grow from one size to the next within one run, and
+//! how they relate to what is measured in turns with them. The tables go to standard output and into
+//! `docs/performance.md`.
 
+mod storage;
 mod system;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -28,8 +31,28 @@ const CLIENTS: usize = 64;
 const ROUNDS: usize = 10;
 
 const PAGE: &str = "docs/performance.md";
-const BEGIN: &str = "<!-- cargo xtask bench: begin -->";
-const END: &str = "<!-- cargo xtask bench: end -->";
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Calls of the daemon, on the simulator.
+    Calls,
+    /// Volumes on each driver. Needs root to mount file systems; LVM is measured in the testbed.
+    Storage,
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Calls, Self::Storage];
+
+    /// The lines of the page between which its table stands.
+    fn marks(self) -> [String; 2] {
+        let name = match self {
+            Self::Calls => "calls",
+            Self::Storage => "storage",
+        };
+        ["begin", "end"].map(|mark| format!("<!-- cargo xtask bench {name}: {mark} -->"))
+    }
+}
 
 /// What was measured with one number of VMs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,8 +83,23 @@ const ROWS: [Row; 8] = [
     ("`vm.Create.AppVM` and `vm.Remove`", |figures| figures.create_remove),
 ];
 
-/// Measures, prints, and writes the page.
-pub(crate) fn run() -> Result<ExitCode> {
+/// Measures one part or each, prints, and writes the page.
+pub(crate) fn run(part: Option<Part>) -> Result<ExitCode> {
+    for part in Part::ALL.into_iter().filter(|of| part.is_none_or(|part| part == *of)) {
+        let table = match part {
+            Part::Calls => calls()?,
+            Part::Storage => storage::table()?,
+        };
+        println!("\n{table}");
+        let page = workspace::root().join(PAGE);
+        let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
+        std::fs::write(&page, with_table(&text, part, &format!("{table}\n{}\n", machine()))?)?;
+        println!("written to {PAGE}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn calls() -> Result<String> {
     setup::ensure(&[Need::Build])?;
     let mgmtd = build()?;
     let folder = workspace::target().join("bench");
@@ -73,13 +111,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         measured.push(measure(&mgmtd, &folder, size).with_context(|| format!("with {size} VMs"))?);
     }
     workspace::remove(&folder)?;
-    let table = table(&measured);
-    println!("\n{table}");
-    let page = workspace::root().join(PAGE);
-    let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
-    std::fs::write(&page, with_table(&text, &format!("{table}\n{}\n", machine()))?)?;
-    println!("written to {PAGE}");
-    Ok(ExitCode::SUCCESS)
+    Ok(table(&measured))
 }
 
 /// The daemon as it is shipped, but for libxl, which the simulator does not need.
@@ -270,11 +302,12 @@ fn machine() -> String {
     format!("Measured on {processors} × {processor}, load {load}.")
 }
 
-/// The page with a new table between its marks.
-fn with_table(page: &str, table: &str) -> Result<String> {
-    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("{PAGE} has no line {BEGIN}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("{PAGE} has no line {END}"))?;
-    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
+/// The page with a new table between the part's marks.
+fn with_table(page: &str, part: Part, table: &str) -> Result<String> {
+    let [begin, end] = part.marks();
+    let (before, rest) = page.split_once(&begin).with_context(|| format!("{PAGE} has no line {begin}"))?;
+    let (_, after) = rest.split_once(&end).with_context(|| format!("{PAGE} has no line {end}"))?;
+    Ok(format!("{before}{begin}\n{table}{end}{after}"))
 }
 
 #[cfg(test)]
@@ -283,11 +316,15 @@ mod tests {
 
     #[test]
     fn the_table_replaces_the_one_before_and_nothing_else() {
-        let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        assert_eq!(with_table(&page, "new\n").unwrap(), format!("before\n{BEGIN}\nnew\n{END}\nafter\n"));
-        assert!(with_table("no marks", "new").is_err());
         let own = std::fs::read_to_string(workspace::root().join(PAGE)).unwrap();
-        assert!(with_table(&own, "").is_ok());
+        for part in Part::ALL {
+            let [begin, end] = part.marks();
+            let page = format!("before\n{begin}\nold\n{end}\nafter\n");
+            let expected = format!("before\n{begin}\nnew\n{end}\nafter\n");
+            assert_eq!(with_table(&page, part, "new\n").unwrap(), expected);
+            assert!(with_table("no marks", part, "new").is_err());
+            assert!(with_table(&own, part, "").is_ok());
+        }
     }
 
     #[test]

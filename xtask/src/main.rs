@@ -47,8 +47,12 @@ enum Command {
         #[arg(long, requires = "on_xen", value_name = "N", default_value_t = 1)]
         repeat: usize,
     },
-    /// What calls cost with 10, 1,000 and 10,000 VMs: a table on standard output and in docs/performance.md.
-    Bench,
+    /// What calls cost with 10, 1,000 and 10,000 VMs, and storage against the bare operation: tables on standard output and
+    /// in docs/performance.md.
+    Bench {
+        /// One of them alone.
+        part: Option<bench::Part>,
+    },
     /// Feeds the parsers, and the whole way of a call, with what libFuzzer makes; without a target, each in turn.
     ///
     /// What it found interesting is kept in `target/fuzz/corpus` and begun with the next time. An input that breaks
@@ -101,7 +105,7 @@ fn run(command: Command) -> Result<ExitCode> {
             test::run(&test::Suites::OnXen { words, repeat })
         }
         Command::Test { .. } => test::run(&test::Suites::All),
-        Command::Bench => bench::run(),
+        Command::Bench { part } => bench::run(part),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Testbed { shell: true, .. } => testbed::shell(),
         Command::Testbed { timeout, words, .. } => testbed::command(&words, Duration::from_secs(timeout)),

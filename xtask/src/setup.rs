@@ -142,7 +142,8 @@ pub(crate) fn refresh_lists() -> Result<()> {
     cmd::run(as_root("apt-get")?.args(["update", "-q"]))
 }
 
-fn as_root(name: &str) -> Result<Command> {
+/// A command for `name` as root.
+pub(crate) fn as_root(name: &str) -> Result<Command> {
     if cmd::output(Command::new("id").arg("-u"))?.trim() == "0" {
         return Ok(cmd::program(name));
     }

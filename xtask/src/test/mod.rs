@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use crate::setup::{self, Need};
 use crate::{cmd, workspace};
 use libtest::{Reader, Tally};
+pub(crate) use on_xen::executables;
 
 /// What is run.
 #[derive(Clone, Debug, PartialEq, Eq)]

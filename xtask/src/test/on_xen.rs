@@ -176,7 +176,7 @@ fn judge(end: &str, log: &str) -> Verdict {
 }
 
 /// What a build command makes of this kind: names and files.
-fn executables(command: &mut Command, kind: &str) -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn executables(command: &mut Command, kind: &str) -> Result<Vec<(String, PathBuf)>> {
     // Cargo's own messages, and the compiler's, go where ours go
     command.args(["-q", "--message-format=json-render-diagnostics"]).stderr(std::process::Stdio::inherit());
     parse_messages(&cmd::output(command)?, kind)
