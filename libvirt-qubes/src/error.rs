@@ -260,6 +260,7 @@ fn kind_of_io(error: &std::io::Error) -> Kind {
         E::TimedOut => Kind::TimedOut,
         E::ResourceBusy | E::ExecutableFileBusy => Kind::Busy,
         E::Unsupported => Kind::Unsupported,
+        E::InvalidData => Kind::Corrupt,
         _ => Kind::Io,
     }
 }

@@ -71,14 +71,20 @@ pub struct PoolUsage {
     pub size: ByteSize,
     /// Space in use, by whatever.
     pub usage: ByteSize,
+    /// What can still be taken, where that is less than the rest: file systems keep some for themselves.
+    #[serde(default)]
+    pub available: Option<ByteSize>,
     /// The same for metadata, where they are apart (LVM).
     pub metadata: Option<(ByteSize, ByteSize)>,
 }
 
 impl PoolUsage {
-    /// How full it is of data, in percent with two digits behind the point.
+    /// How full it is of data, in percent with two digits behind the point: what is used, of that and what is available.
     pub fn data_percent(&self) -> f64 {
-        percent(self.usage, self.size)
+        let whole = self
+            .available
+            .map_or(self.size.get(), |available| self.usage.get().saturating_add(available.get()));
+        percent(self.usage, ByteSize::bytes(whole))
     }
 
     /// The same of metadata.

@@ -14,6 +14,8 @@ use crate::ids::ByteSize;
 pub enum ImportSize {
     /// Just so much; less or more is an error. The volume gets this size.
     Exactly(ByteSize),
+    /// Just so much, all of it zeros: it takes no space.
+    Zeros(ByteSize),
     /// Not known before its end; the volume gets the size of what came, filled up with zeros to whole sectors
     /// of 512 bytes.
     AsItComes,
@@ -24,21 +26,29 @@ impl ImportSize {
     /// Data up to this many bytes may come.
     pub(super) fn admits(self, bytes: u64) -> std::result::Result<(), String> {
         match self {
-            Self::Exactly(size) if bytes > size.get() => {
+            Self::Exactly(size) | Self::Zeros(size) if bytes > size.get() => {
                 Err(format!("too much data (expected {size} bytes)"))
             }
-            Self::Exactly(_) | Self::AsItComes => Ok(()),
+            Self::Exactly(_) | Self::Zeros(_) | Self::AsItComes => Ok(()),
+        }
+    }
+
+    /// Whether a pool that is nearly full refuses it.
+    pub(super) fn takes_space(self) -> bool {
+        match self {
+            Self::Exactly(_) | Self::AsItComes => true,
+            Self::Zeros(_) => false,
         }
     }
 
     /// So much is all that has come.
     pub(super) fn is_met_by(self, came: ByteSize) -> std::result::Result<(), String> {
         match self {
-            Self::Exactly(size) if came < size => {
+            Self::Exactly(size) | Self::Zeros(size) if came < size => {
                 Err(format!("not enough data (copied {came} bytes, expected {size} bytes)"))
             }
             Self::AsItComes if came.get() == 0 => Err("no data came".to_owned()),
-            Self::Exactly(_) | Self::AsItComes => Ok(()),
+            Self::Exactly(_) | Self::Zeros(_) | Self::AsItComes => Ok(()),
         }
     }
 
@@ -46,11 +56,15 @@ impl ImportSize {
     pub(super) fn to_hand_out(self, came: u64) -> std::result::Result<ByteSize, String> {
         match self {
             Self::AsItComes => Err("the size is not known".to_owned()),
-            Self::Exactly(_) if came != 0 => Err("data has come already".to_owned()),
-            Self::Exactly(size) => Ok(size),
+            Self::Exactly(_) | Self::Zeros(_) if came != 0 => Err("data has come already".to_owned()),
+            Self::Exactly(size) | Self::Zeros(size) => Ok(size),
         }
     }
 }
+
+/// An import that began below the watermark looks at it again each time that so many bytes have come: what it takes, running VMs
+/// cannot have.
+pub(super) const LOOK_EACH: u64 = 16 << 20;
 
 /// An import under way: data goes to a place of its own and becomes the volume's state as a whole, at
 /// [`finish`](ImportWriter::finish), or not at all. Every method blocks. Dropped, it is aborted.

@@ -18,10 +18,10 @@ use tempfile::TempDir;
 
 use crate::filesystem::{Mkfs, Mounted, allocated};
 
-const BYTES: usize = 1 << 20;
+pub(crate) const BYTES: usize = 1 << 20;
 const MIB: u64 = BYTES as u64;
 
-fn spec(keep: i64, sharing: Sharing) -> VolumeSpec {
+pub(crate) fn spec(keep: i64, sharing: Sharing) -> VolumeSpec {
     VolumeSpec {
         kind: VolumeKind::Origin,
         size: ByteSize::bytes(8 * MIB),
@@ -31,35 +31,35 @@ fn spec(keep: i64, sharing: Sharing) -> VolumeSpec {
     }
 }
 
-fn private() -> VolumeId {
+pub(crate) fn private() -> VolumeId {
     "appvms/work/private".parse().unwrap()
 }
 
-fn file_pool() -> (TempDir, ImageDriver) {
+pub(crate) fn file_pool() -> (TempDir, ImageDriver) {
     let dir = tempfile::tempdir().unwrap();
     let driver = ImageDriver::file(&dir.path().join("pool")).unwrap();
     driver.setup().unwrap();
     (dir, driver)
 }
 
-fn reflink_pool(test: &str) -> Option<(Mounted, ImageDriver)> {
+pub(crate) fn reflink_pool(test: &str) -> Option<(Mounted, ImageDriver)> {
     let xfs = Mounted::new(Mkfs::Xfs, 512 << 20, test)?;
     let driver = ImageDriver::reflink(&xfs.path().join("pool"), SetupCheck::Probe).unwrap();
     driver.setup().unwrap();
     Some((xfs, driver))
 }
 
-fn start(driver: &ImageDriver, id: &VolumeId, spec: &VolumeSpec) -> PathBuf {
+pub(crate) fn start(driver: &ImageDriver, id: &VolumeId, spec: &VolumeSpec) -> PathBuf {
     driver.start(id, spec, &mut || {}, &Job::default()).unwrap().unwrap().path
 }
 
-fn run(driver: &ImageDriver, id: &VolumeId, spec: &VolumeSpec, data: &[u8]) {
+pub(crate) fn run(driver: &ImageDriver, id: &VolumeId, spec: &VolumeSpec, data: &[u8]) {
     let path = start(driver, id, spec);
     File::options().write(true).open(path).unwrap().write_all_at(data, 0).unwrap();
     driver.stop(id, spec, Ending::Ran).unwrap();
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -67,7 +67,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// Names with each date as `DATE`.
-fn dateless(dir: &Path) -> Vec<String> {
+pub(crate) fn dateless(dir: &Path) -> Vec<String> {
     names(dir)
         .into_iter()
         .map(|name| name.split_once('@').map_or(name.clone(), |(n, _)| format!("{n}@DATE")))
@@ -402,118 +402,6 @@ fn a_running_guests_loop_device_grows_with_its_volume() {
     let sectors = std::fs::read_to_string(format!("/sys/block/{name}/size")).unwrap();
     device.detach().unwrap();
     assert_eq!(sectors.trim().parse::<u64>().unwrap() * 512, 16 * MIB);
-}
-
-#[test]
-fn above_the_watermark_what_takes_space_is_refused_and_nothing_else() {
-    let (dir, roomy) = file_pool();
-    let (id, shared, own) = (private(), spec(1, Sharing::Source), spec(0, Sharing::Private));
-    let empty: VolumeId = "appvms/empty/private".parse().unwrap();
-    for id in [&id, &empty] {
-        roomy.create(id, &shared).unwrap();
-    }
-    run(&roomy, &id, &shared, b"one");
-    run(&roomy, &id, &shared, b"two");
-    roomy.keep(&id, &shared, 1, &Job::default()).unwrap();
-    // No file system is less than 0 % full.
-    let full = ImageDriver::file(&dir.path().join("pool")).unwrap().near_full(0);
-    let folder = dir.path().join("pool/appvms/work");
-    let before = dateless(&folder);
-    let snapshot = VolumeSpec { kind: VolumeKind::Snapshot { source: id.clone() }, ..shared.clone() };
-    let other: VolumeId = "appvms/other/root".parse().unwrap();
-    let start = |id: &VolumeId, spec| full.start(id, spec, &mut || {}, &Job::default());
-    let export = full.export(&id, &shared).unwrap();
-    for refused in [
-        full.begin_import(&id, &shared, ImportSize::AsItComes).map(drop),
-        full.import_from(&other, &shared, &export, &Job::default()),
-        full.keep(&id, &shared, 2, &Job::default()).map(drop),
-        start(&id, &shared).map(drop),
-        start(&other, &snapshot).map(drop),
-    ] {
-        let error = refused.unwrap_err();
-        assert_eq!(error.kind(), Kind::NoSpace);
-        assert!(error.report().contains("from 0 % on what takes space is refused"), "{}", error.report());
-    }
-    drop(export);
-    full.stop(&other, &snapshot, Ending::NeverRan).unwrap();
-    full.remove(&other).unwrap();
-    assert_eq!(dateless(&folder), before);
-    assert_eq!(names(&dir.path().join("pool/appvms")), ["empty", "work"]);
-    // What is one hole, is renamed or is removed takes none.
-    run(&full, &empty, &shared, b"");
-    run(&full, &id, &own, b"in place");
-    full.create(&other, &own).unwrap();
-    full.remove(&other).unwrap();
-    run(&roomy, &id, &shared, b"three");
-    let revisions = full.revisions(&id).unwrap();
-    let (kept, automatic): (Vec<_>, Vec<_>) =
-        revisions.iter().map(|revision| &revision.id).partition(|id| id.as_str().starts_with('s'));
-    assert_eq!((kept.len(), automatic.len()), (1, 1));
-    for revision in automatic.into_iter().chain(kept) {
-        full.revert(&id, &shared, revision, &Job::default()).unwrap();
-    }
-}
-
-#[test]
-fn copies_that_share_blocks_are_made_above_the_watermark() {
-    let test = "copies_that_share_blocks_are_made_above_the_watermark";
-    let Some((xfs, roomy)) = reflink_pool(test) else { return };
-    let (id, spec) = (private(), spec(1, Sharing::Source));
-    roomy.create(&id, &spec).unwrap();
-    let full = roomy.near_full(0);
-    run(&full, &id, &spec, b"one");
-    let export = full.export(&id, &spec).unwrap();
-    let other: VolumeId = "appvms/other/private".parse().unwrap();
-    full.import_from(&other, &spec, &export, &Job::default()).unwrap();
-    full.keep(&id, &spec, 1, &Job::default()).unwrap();
-    // From another file system it is the data that is copied.
-    let (_dir, elsewhere) = file_pool();
-    elsewhere.create(&id, &spec).unwrap();
-    run(&elsewhere, &id, &spec, b"theirs");
-    let export = elsewhere.export(&id, &spec).unwrap();
-    let error = full.import_from(&other, &spec, &export, &Job::default()).unwrap_err();
-    assert_eq!(error.kind(), Kind::NoSpace);
-    assert_eq!(names(&xfs.path().join("pool/appvms")), ["other", "work"]);
-}
-
-#[test]
-fn a_full_pool_loses_nothing() {
-    let Some(full) = Mounted::new(Mkfs::Ext4, 32 << 20, "a_full_pool_loses_nothing") else { return };
-    let driver = ImageDriver::file(&full.path().join("pool")).unwrap();
-    driver.setup().unwrap();
-    let (id, spec) = (private(), spec(1, Sharing::Source));
-    driver.create(&id, &spec).unwrap();
-    run(&driver, &id, &spec, b"one");
-    let folder = full.path().join("pool/appvms/work");
-    let before = dateless(&folder);
-    let mut import = driver.begin_import(&id, &spec, ImportSize::AsItComes).unwrap();
-    let error = loop {
-        match import.write(&[9; 1 << 20]) {
-            Ok(()) => {}
-            Err(e) => break e,
-        }
-    };
-    assert_eq!(error.kind(), Kind::NoSpace, "{}", error.report());
-    drop(import);
-    assert_eq!(dateless(&folder), before);
-    // With not a byte free a run still ends, a revision is gone back to, and things are removed.
-    let path = start(&driver, &id, &spec);
-    let dirty = File::options().write(true).open(&path).unwrap();
-    dirty.write_all_at(b"two", 0).unwrap();
-    let ballast = File::create(full.path().join("ballast")).unwrap();
-    let mut filled = 0;
-    for piece in [BYTES, 4096, 512] {
-        while ballast.write_all_at(&vec![1; piece], filled).is_ok() {
-            filled += piece as u64;
-        }
-    }
-    driver.stop(&id, &spec, Ending::Ran).unwrap();
-    let revision = driver.revisions(&id).unwrap().pop().unwrap();
-    driver.revert(&id, &spec, &revision.id, &Job::default()).unwrap();
-    let mut data = [0; 3];
-    driver.export(&id, &spec).unwrap().file().read_exact_at(&mut data, 0).unwrap();
-    assert_eq!(&data, b"one");
-    driver.remove(&id).unwrap();
 }
 
 #[test]

@@ -13,3 +13,5 @@ mod kernel_model;
 mod lvm;
 mod mapped;
 mod model;
+mod odd;
+mod room;

@@ -248,7 +248,7 @@ mod tests {
     fn usage(data: u64, metadata: Option<u64>) -> PoolUsage {
         let of_1000 = |usage| (ByteSize::bytes(1000), ByteSize::bytes(usage));
         let (size, usage) = of_1000(data);
-        PoolUsage { size, usage, metadata: metadata.map(of_1000) }
+        PoolUsage { size, usage, available: None, metadata: metadata.map(of_1000) }
     }
 
     #[test]

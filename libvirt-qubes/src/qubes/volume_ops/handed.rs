@@ -17,7 +17,7 @@ use super::import::end_event;
 use super::replacing::Replacing;
 use super::{Named, VolumeRefusal};
 use crate::ids::{ByteSize, VmName, VolumeName};
-use crate::storage::Import;
+use crate::storage::{Import, ImportSize};
 
 /// All that are under way.
 #[derive(Default)]
@@ -85,7 +85,7 @@ impl Host {
         size: Option<ByteSize>,
     ) -> Result<(ByteSize, PathBuf), HostError> {
         self.volume_operation(OperationKind::Copy, (vm, volume), move |host, named, _| async move {
-            let (replacing, mut import, size) = host.begin_import(named, size).await?;
+            let (replacing, mut import, size) = host.begin_import(named, size, ImportSize::Exactly).await?;
             let path = import.hand_out().await;
             let handed = Handed { replacing, import };
             let path = match path {

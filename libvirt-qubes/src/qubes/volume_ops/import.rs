@@ -36,7 +36,8 @@ impl Host {
         // A task of its own: a caller that goes away while the row is written leaves no row.
         let task = self.tasks.spawn(async move {
             let held = registered.lock().await.map_err(|no| no_turn(&named.vm, no))?;
-            let (replacing, import, size) = host.begin_import(host.still_named(&named)?, size).await?;
+            let (replacing, import, size) =
+                host.begin_import(host.still_named(&named)?, size, ImportSize::Exactly).await?;
             let Named { vm, config, .. } = &replacing.named;
             let meter = Meter::begin(&host.sequencer, vm, &config.name, size.get(), Tell::Always);
             let done = ByteSize::bytes(0);
@@ -52,7 +53,7 @@ impl Host {
     /// As [`import_volume`](Host::import_volume).
     pub async fn clear_volume(self: &Arc<Self>, vm: &VmName, volume: &str) -> Result<(), HostError> {
         self.volume_operation(OperationKind::Copy, (vm, volume), |host, named, _| async move {
-            let (replacing, mut import, size) = host.begin_import(named, None).await?;
+            let (replacing, mut import, size) = host.begin_import(named, None, ImportSize::Zeros).await?;
             let cleared = match import.skip(size).await {
                 Ok(()) => import.finish().await,
                 Err(error) => Err(error),
@@ -68,6 +69,7 @@ impl Host {
         self: &Arc<Self>,
         named: Named,
         size: Option<ByteSize>,
+        to_come: fn(ByteSize) -> ImportSize,
     ) -> Result<(Replacing, Import, ByteSize), HostError> {
         named.must_be_kept()?;
         if size.is_some_and(|size| size.get() == 0) {
@@ -78,7 +80,7 @@ impl Host {
             None => self.storage.info(&named.placed).await?.size,
         };
         let replacing = Replacing::begin(self, named).await?;
-        match self.storage.import(&replacing.named.placed, ImportSize::Exactly(size)).await {
+        match self.storage.import(&replacing.named.placed, to_come(size)).await {
             Ok(import) => {
                 let Named { vm, config, .. } = &replacing.named;
                 let begun = EventKind::VolumeImportBegin { volume: config.name.clone(), size };

@@ -395,7 +395,7 @@ impl Driver for CallbackDriver {
         let (shared, op) = (&self.shared, Op::ImportVolume);
         shared.ready(op, id)?;
         let told = match size {
-            ImportSize::Exactly(size) => size.to_string(),
+            ImportSize::Exactly(size) | ImportSize::Zeros(size) => size.to_string(),
             ImportSize::AsItComes => "None".to_owned(),
         };
         shared.hook(op, id, spec, Hook::PreVolumeImportData, Some(told))?;

@@ -118,7 +118,8 @@ impl Disk {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let unfinished = path.with_file_name(names::unfinished(name));
         let file = self.create(&unfinished)?;
-        Ok(NewFile { disk: self, file, unfinished, path: path.to_owned(), published: false })
+        let path = path.to_owned();
+        Ok(NewFile { disk: self, file, unfinished, path, is_durable: false, is_published: false })
     }
 
     pub(super) fn set_len(&self, file: &File, path: &Path, size: u64) -> io::Result<()> {
@@ -185,7 +186,8 @@ pub(super) struct NewFile<'a> {
     file: File,
     unfinished: PathBuf,
     path: PathBuf,
-    published: bool,
+    is_durable: bool,
+    is_published: bool,
 }
 
 impl NewFile<'_> {
@@ -193,14 +195,23 @@ impl NewFile<'_> {
         &self.file
     }
 
+    /// Makes the data durable, which can fail where there is no room; its name can then not.
+    pub(super) fn make_durable(&mut self) -> io::Result<()> {
+        self.disk.done(|| Step::Fill(self.unfinished.clone()));
+        self.disk.sync_file(&self.file, &self.unfinished)?;
+        self.is_durable = true;
+        Ok(())
+    }
+
     /// Gives the file its name, at once: whoever looks sees what had the name before, or this file whole.
     pub(super) fn publish(mut self, durability: Durability) -> io::Result<()> {
-        self.disk.done(|| Step::Fill(self.unfinished.clone()));
-        if durability != Durability::None {
-            self.disk.sync_file(&self.file, &self.unfinished)?;
+        match durability {
+            Durability::None => self.disk.done(|| Step::Fill(self.unfinished.clone())),
+            Durability::DataFirst | Durability::Durable if self.is_durable => {}
+            Durability::DataFirst | Durability::Durable => self.make_durable()?,
         }
         self.disk.rename(&self.unfinished, &self.path)?;
-        self.published = true;
+        self.is_published = true;
         if durability == Durability::Durable {
             self.disk.sync_parent(&self.path)?;
         }
@@ -210,7 +221,7 @@ impl NewFile<'_> {
 
 impl Drop for NewFile<'_> {
     fn drop(&mut self) {
-        if self.published {
+        if self.is_published {
             return;
         }
         // There is an error to tell already; what cannot be removed now, recovery removes.

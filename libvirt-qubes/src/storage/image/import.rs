@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use mgmt_block::FileId;
+
 use super::Shared;
 use super::copy::Copy;
 use super::names::{self, Image};
@@ -11,6 +13,7 @@ use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
 use crate::storage::about::About;
 use crate::storage::sparse::SparseWriter;
+use crate::storage::transfer::LOOK_EACH;
 use crate::storage::uses::Importing;
 use crate::storage::{Export, ImportSize, ImportWriter, Job, VolumeId, VolumeSpec};
 
@@ -19,6 +22,8 @@ pub(super) struct ImageImport {
     size: ImportSize,
     /// `None` once all is written, or somebody else writes.
     writer: Option<SparseWriter>,
+    /// Bytes that came since the watermark was last looked at.
+    unchecked: u64,
     /// The length of the file that somebody else writes.
     handed_out: Option<u64>,
 }
@@ -28,6 +33,8 @@ struct Target {
     shared: Arc<Shared>,
     id: VolumeId,
     spec: VolumeSpec,
+    /// The file that was made for it.
+    made: FileId,
     committed: bool,
     _claim: Importing,
 }
@@ -51,10 +58,12 @@ impl Target {
         place.make_dir()?;
         let path = place.path(&Image::Import);
         let file = shared.disk.create(&path).at(Op::ImportVolume, path.display())?;
+        let made = FileId::of(&file.metadata().at(Op::ImportVolume, path.display())?);
         let target = Self {
             shared: Arc::clone(shared),
             id: id.clone(),
             spec: spec.clone(),
+            made,
             committed: false,
             _claim: claim,
         };
@@ -68,6 +77,10 @@ impl Target {
     fn commit(&mut self) -> Result<()> {
         let place = self.place();
         let found: Found = place.look()?;
+        if found.import.as_ref().map(FileId::of) != Some(self.made) {
+            let why = "its file was replaced by another while data came";
+            return Err(place.refuse(Kind::Corrupt, why));
+        }
         place.commit(&self.spec, &Image::Import, found)?;
         self.committed = true;
         Ok(())
@@ -100,12 +113,14 @@ impl ImageImport {
         spec: &VolumeSpec,
         size: ImportSize,
     ) -> Result<Self> {
-        if let ImportSize::Exactly(size) = size {
+        if let ImportSize::Exactly(size) | ImportSize::Zeros(size) = size {
             Place::new(shared, id, Op::ImportVolume).whole_sectors(size)?;
         }
-        shared.room(Op::ImportVolume, id)?;
+        if size.takes_space() {
+            shared.room(Op::ImportVolume, id)?;
+        }
         let (target, file) = Target::begin(shared, id, spec)?;
-        Ok(Self { target, size, writer: Some(SparseWriter::new(file)), handed_out: None })
+        Ok(Self { target, size, writer: Some(SparseWriter::new(file)), unchecked: 0, handed_out: None })
     }
 
     /// The writer, if there is room for `more`.
@@ -124,6 +139,11 @@ impl ImageImport {
 impl ImportWriter for ImageImport {
     fn write(&mut self, data: &[u8]) -> Result<()> {
         let more = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.unchecked = self.unchecked.saturating_add(more);
+        if self.unchecked >= LOOK_EACH {
+            self.unchecked = 0;
+            self.target.shared.room(Op::ImportVolume, &self.target.id)?;
+        }
         let written = self.room(more)?.write(data);
         written.at(Op::ImportVolume, &self.target.id)
     }

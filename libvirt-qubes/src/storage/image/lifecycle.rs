@@ -1,6 +1,6 @@
 //! A volume's life: create, verify, start, stop, recover, resize, remove. The order of steps is the module's promise.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use super::copy::Method;
 use super::disk::Durability;
 use super::names::{self, Automatic, Image};
 use super::place::{CopyInto, Found, NearFull, Place, is_untouched_copy, same_file};
+use super::regular::Open;
 use crate::config::Access;
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
@@ -131,7 +132,13 @@ impl Place<'_> {
             durability: Durability::None,
             near_full: NearFull::Refused,
         };
-        self.copy(&export, &Image::Dirty, how, job)?;
+        if let Err(e) = self.copy(&export, &Image::Dirty, how, job) {
+            // It holds the source's blocks, which are wanted where there is no room.
+            if let Err(left) = self.remove(&Image::Clean) {
+                tracing::warn!(volume = %self.id, error = %left.report(), "cannot take back a start's link");
+            }
+            return Err(e);
+        }
         Ok(self.path(&Image::Dirty))
     }
 
@@ -238,7 +245,7 @@ impl Place<'_> {
     /// Makes `new` the committed state; `found` is what is there now.
     pub(super) fn commit(&self, spec: &VolumeSpec, new: &Image, mut found: Found) -> Result<()> {
         let path = self.path(new);
-        let file = OpenOptions::new().write(true).open(&path).at(self.op, path.display())?;
+        let file = self.open(new, Open::ToWrite)?;
         self.disk().sync_file(&file, &path).at(self.op, path.display())?;
         let keep = spec.revisions_to_keep.count();
         self.keep_clean(keep, &mut found)?;
@@ -336,7 +343,7 @@ impl Place<'_> {
             self.remove_twins(&mut found)?;
         }
         let path = self.path(&image);
-        let file = OpenOptions::new().write(true).open(&path).at(self.op, path.display())?;
+        let file = self.open(&image, Open::ToWrite)?;
         if size.get() > present {
             self.disk().set_len(&file, &path, size.get()).at(self.op, path.display())?;
             self.disk().sync_file(&file, &path).at(self.op, path.display())?;
@@ -391,7 +398,7 @@ impl Place<'_> {
 
     pub(super) fn remove_all(&self) -> Result<()> {
         self.not_importing()?;
-        let found = self.look()?;
+        let (found, _) = self.look_at_all()?;
         self.remove_unfinished(&found)?;
         self.unmap(&found)?;
         for image in [Image::Cow, Image::Dirty, Image::Precache] {

@@ -52,9 +52,14 @@
 //!
 //! ## Space
 //!
-//! Above the watermark ([`near_full`](ImageDriver::near_full)) what takes space is refused: imports, and copies that
-//! cannot share blocks, a start's and a kept state's included. What shares blocks or renames does not, nor does going
+//! Above the watermark ([`near_full`](ImageDriver::near_full)) what takes space is refused: imports (one that gets there on
+//! its way, too), and copies that cannot share blocks, a start's and a kept state's included. What shares blocks or renames does not, nor does going
 //! back to a kept state, which may give more than it takes.
+//!
+//! ## What counts as an image
+//!
+//! Regular files, in folders that are no links. What else has an image's name is refused as
+//! [`Corrupt`](Kind::Corrupt), and never followed, opened or waited for; a removal unlinks it.
 //!
 //! A start looks for the unfinished only in its own volume; nothing else in the folder is ever touched.
 //!
@@ -75,6 +80,7 @@ mod lifecycle;
 mod names;
 mod place;
 mod probe;
+mod regular;
 mod revisions;
 
 use std::fs::File;
@@ -290,6 +296,8 @@ impl Shared {
         Ok(PoolUsage {
             size: bytes(figures.f_blocks),
             usage: bytes(figures.f_blocks.saturating_sub(figures.f_bfree)),
+            // As `df` sees it: btrfs holds space for metadata that no data gets, ext4 some for root.
+            available: Some(bytes(figures.f_bavail)),
             metadata: None,
         })
     }

@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::disk::{Disk, Durability};
+use super::disk::{Disk, Durability, NewFile};
 use super::names::{self, Automatic, Image, Named};
+use super::regular::{self, Open};
 use super::{Copy, Method, Shared};
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::ids::ByteSize;
@@ -92,11 +93,23 @@ impl<'a> Place<'a> {
         self.refuse(Kind::NotFound, format!("Missing image file {} for volume {}", clean.display(), self.id))
     }
 
+    /// # Errors
+    /// `Corrupt` where something has an image's name and is none.
     pub(super) fn look(&self) -> Result<Found> {
+        let (found, odd) = self.look_at_all()?;
+        odd.map_or(Ok(found), Err)
+    }
+
+    /// The same, with what has an image's name and is none as if it were one: for a removal. And what is wrong with it.
+    pub(super) fn look_at_all(&self) -> Result<(Found, Option<Error>)> {
         let at = self.dir.display();
         let mut found = Found::default();
+        let mut odd = None;
+        if !self.has_folder()? {
+            return Ok((found, None));
+        }
         let listing = match std::fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((found, None)),
             listing => listing.at(self.op, &at)?,
         };
         for entry in listing {
@@ -113,7 +126,9 @@ impl<'a> Place<'a> {
                 }
                 Named::Whole(image) => image,
             };
-            let metadata = std::fs::metadata(&path).at(self.op, path.display())?;
+            // Not of what a link leads to.
+            let metadata = std::fs::symlink_metadata(&path).at(self.op, path.display())?;
+            odd = regular::check(&metadata).at(self.op, path.display()).err().or(odd);
             match image {
                 Image::Clean => found.clean = Some(metadata),
                 Image::Dirty => found.dirty = Some(metadata),
@@ -126,7 +141,7 @@ impl<'a> Place<'a> {
         }
         found.revisions.sort_by_key(|(revision, _)| revision.number);
         found.kept.sort_by_key(|(number, _)| *number);
-        Ok(found)
+        Ok((found, odd))
     }
 
     /// Makes the folder, if need be. Its name is durable only with the first state in it: see
@@ -182,14 +197,26 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
+    /// Whether the volume's folder is there, and the pool's own.
+    fn has_folder(&self) -> Result<bool> {
+        let below = Path::new(self.id.group.as_str()).join(self.id.owner.as_str());
+        regular::has_folder(&self.shared.dir, &below).at(self.op, self.dir.display())
+    }
+
+    /// Opens one of the volume's images.
+    pub(super) fn open(&self, image: &Image, how: Open) -> Result<File> {
+        let path = self.path(image);
+        self.has_folder()?;
+        regular::open(&path, how).at(self.op, path.display())
+    }
+
     /// Opens the committed state and keeps it from being written in place.
     pub(super) fn open_clean(&self) -> Result<Export> {
         let path = self.path(&Image::Clean);
-        let opened = self.shared.uses.read(self.id, || File::open(&path));
+        let opened = self.shared.uses.read(self.id, || self.open(&Image::Clean, Open::ToRead));
         let (file, hold) = match opened {
-            Ok(opened) => opened,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.why_no_clean()?),
-            Err(e) => return Err(e).at(self.op, path.display()),
+            Err(e) if e.kind() == Kind::NotFound => return Err(self.why_no_clean()?),
+            opened => opened?,
         };
         let size = file.metadata().at(self.op, path.display())?.len();
         Ok(Export::new(file, path, ByteSize::bytes(size), hold))
@@ -208,6 +235,18 @@ impl<'a> Place<'a> {
 
     /// A new `image` with the data of `source`, and with its time of last change.
     pub(super) fn copy(&self, source: &Export, image: &Image, how: CopyInto, job: &Job) -> Result<()> {
+        let new = self.begin_copy(source, image, how, job)?;
+        new.publish(how.durability).at(self.op, self.path(image).display())
+    }
+
+    /// The same without its name yet.
+    pub(super) fn begin_copy(
+        &self,
+        source: &Export,
+        image: &Image,
+        how: CopyInto,
+        job: &Job,
+    ) -> Result<NewFile<'a>> {
         let path = self.path(image);
         let new = self.disk().begin(&path).at(self.op, path.display())?;
         let size = source.size().get();
@@ -220,7 +259,7 @@ impl<'a> Place<'a> {
         let changed = source.file().metadata().and_then(|m| m.modified());
         let changed = changed.at(self.op, source.path().display())?;
         new.file().set_modified(changed).at(self.op, path.display())?;
-        new.publish(how.durability).at(self.op, path.display())
+        Ok(new)
     }
 
     /// A new `image` of `size` that is one hole.
@@ -236,6 +275,7 @@ impl<'a> Place<'a> {
 }
 
 /// How a copy is made.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct CopyInto {
     pub(super) method: Method,
     pub(super) durability: Durability,

@@ -7,6 +7,7 @@ use super::copy::{self, Method};
 use super::disk::Durability;
 use super::names::{Automatic, Image, RevisionName};
 use super::place::{CopyInto, NearFull, Place, same_file};
+use super::regular::Open;
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
 use crate::storage::about::About;
@@ -77,6 +78,22 @@ impl Place<'_> {
         }
         let wanted = self.find_revision(id)?;
         self.remove_unfinished(&found)?;
+        let how = CopyInto {
+            method: self.shared.method(),
+            durability: Durability::DataFirst,
+            near_full: NearFull::Tried,
+        };
+        // What may find no room comes first: nothing is changed then.
+        let mut copy = match &wanted {
+            Wanted::Automatic(_) => None,
+            Wanted::Kept(number) => {
+                let kept = self.open_image(&Image::Kept { number: *number })?;
+                Some(self.begin_copy(&kept, &Image::Clean, how, job)?)
+            }
+        };
+        if let Some(copy) = &mut copy {
+            copy.make_durable().at(self.op, self.dir.display())?;
+        }
         let keep = spec.revisions_to_keep.count();
         match self.keep_clean(keep, &mut found) {
             Err(e) if e.kind() == Kind::NoSpace => {
@@ -101,14 +118,10 @@ impl Place<'_> {
                 }
                 found.revisions.retain(|(r, _)| r != revision);
             }
-            Wanted::Kept(number) => {
-                let how = CopyInto {
-                    method: self.shared.method(),
-                    durability: Durability::DataFirst,
-                    near_full: NearFull::Tried,
-                };
-                self.copy(&self.open_image(&Image::Kept { number: *number })?, &Image::Clean, how, job)?;
-            }
+            Wanted::Kept(_) => {}
+        }
+        if let Some(copy) = copy {
+            copy.publish(how.durability).at(self.op, self.dir.display())?;
         }
         self.sync_dir()?;
         if let Err(e) = self.prune(found.revisions, keep) {
@@ -158,7 +171,7 @@ impl Place<'_> {
 
     fn open_image(&self, image: &Image) -> Result<Export> {
         let path = self.path(image);
-        let file = std::fs::File::open(&path).at(self.op, path.display())?;
+        let file = self.open(image, Open::ToRead)?;
         let size = file.metadata().at(self.op, path.display())?.len();
         Ok(Export::new(file, path, ByteSize::bytes(size), ()))
     }

@@ -14,6 +14,7 @@ use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
 use crate::storage::about::About;
 use crate::storage::sparse::{self, SparseWriter};
+use crate::storage::transfer::LOOK_EACH;
 use crate::storage::uses::Importing;
 use crate::storage::{Export, ImportSize, ImportWriter, Job, Progress, VolumeId, VolumeSpec};
 
@@ -28,6 +29,8 @@ pub(super) struct LvmImport {
     /// Of the LV; it grows with what comes.
     room: u64,
     /// Whether somebody else writes.
+    /// Bytes that came since the watermark was last looked at.
+    unchecked: u64,
     is_handed_out: bool,
 }
 
@@ -78,10 +81,10 @@ impl Target {
     }
 
     /// The LV, empty and open.
-    fn make(&mut self, size: ByteSize) -> Result<SparseWriter> {
+    fn make(&mut self, size: ByteSize, need: Need) -> Result<SparseWriter> {
         let place = self.place()?;
         let geometry = self.shared.geometry(Op::ImportVolume)?;
-        self.shared.room(Op::ImportVolume, &self.id, Need::Data)?;
+        self.shared.room(Op::ImportVolume, &self.id, need)?;
         place.make(Role::Import, size)?;
         let path = self.shared.runner.device(&place.names.lv(Role::Import));
         self.made = Some(Role::Import);
@@ -149,12 +152,14 @@ impl LvmImport {
         let place = Place::new(shared, id, Op::ImportVolume)?;
         place.persistent(spec)?;
         let room = place.whole_extents(match size {
-            ImportSize::Exactly(size) => size,
+            ImportSize::Exactly(size) | ImportSize::Zeros(size) => size,
             ImportSize::AsItComes => spec.size,
         })?;
         let mut target = Target::begin(shared, id, spec)?;
-        let writer = target.make(room)?;
-        Ok(Self { target, size, room: room.get(), writer: Some(writer), is_handed_out: false })
+        let need = if size.takes_space() { Need::Data } else { Need::Metadata };
+        let writer = target.make(room, need)?;
+        let room = room.get();
+        Ok(Self { target, size, room, writer: Some(writer), unchecked: 0, is_handed_out: false })
     }
 
     /// The writer, when the LV has room for `more`.
@@ -178,6 +183,11 @@ impl LvmImport {
 impl ImportWriter for LvmImport {
     fn write(&mut self, data: &[u8]) -> Result<()> {
         let more = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.unchecked = self.unchecked.saturating_add(more);
+        if self.unchecked >= LOOK_EACH {
+            self.unchecked = 0;
+            self.target.shared.room(Op::ImportVolume, &self.target.id, Need::Data)?;
+        }
         let written = self.room(more)?.write(data);
         written.at(Op::ImportVolume, &self.target.id)
     }
@@ -247,7 +257,7 @@ pub(super) fn copy_from(
         job.report(Progress { done: source.size().get(), total: source.size().get() });
         return target.commit_made();
     }
-    let mut writer = target.make(source.size())?;
+    let mut writer = target.make(source.size(), Need::Data)?;
     copy(&mut writer, source, id, job)?;
     let file = writer.flush().at(Op::ImportVolume, id)?;
     target.commit(file)

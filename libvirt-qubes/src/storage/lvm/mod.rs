@@ -315,6 +315,7 @@ impl Driver for LvmDriver {
         Ok(Some(PoolUsage {
             size,
             usage,
+            available: None,
             metadata: pool.metadata.map(|(size, percent)| part(size, percent)),
         }))
     }
