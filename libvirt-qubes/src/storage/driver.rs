@@ -265,6 +265,12 @@ pub trait Driver: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether keeping a state, going back to one and copying a volume within the pool copy no data: then they take no turn
+    /// among the copies that do.
+    fn shares_blocks(&self) -> bool {
+        false
+    }
+
     /// What is there.
     ///
     /// # Errors

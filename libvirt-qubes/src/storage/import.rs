@@ -44,7 +44,7 @@ impl Import {
     /// # Errors
     /// As [`ImportWriter::write`]; the import is given up then.
     pub async fn write(&mut self, mut data: Vec<u8>) -> Result<Vec<u8>> {
-        self.with_writer(move |writer| {
+        self.with_writer(Lane::Bulk, move |writer| {
             writer.write(&data)?;
             data.clear();
             Ok(data)
@@ -57,7 +57,8 @@ impl Import {
     /// # Errors
     /// As [`ImportWriter::skip`]; the import is given up then.
     pub async fn skip(&mut self, length: ByteSize) -> Result<()> {
-        self.with_writer(move |writer| writer.skip(length)).await
+        // No data is written.
+        self.with_writer(Lane::Short, move |writer| writer.skip(length)).await
     }
 
     /// Lets somebody else write, and gives the path to write to; see [`ImportWriter::hand_out`].
@@ -65,7 +66,7 @@ impl Import {
     /// # Errors
     /// As there; the import is given up then.
     pub async fn hand_out(&mut self) -> Result<PathBuf> {
-        self.with_writer(|writer| writer.hand_out()).await
+        self.with_writer(Lane::Short, |writer| writer.hand_out()).await
     }
 
     /// Makes what came the volume's state and returns its size. Waits for the volume's lock.
@@ -96,12 +97,13 @@ impl Import {
     /// A writer that failed, or whose future was dropped, does not come back.
     async fn with_writer<T: Send + 'static>(
         &mut self,
+        lane: Lane,
         work: impl FnOnce(&mut dyn ImportWriter) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let writer = self.writer.take().ok_or_else(|| self.ended())?;
         let ended = self.ended();
         let (writer, result) = self
-            .run(Lane::Bulk, move || {
+            .run(lane, move || {
                 let mut inner = writer.into_inner().ok_or(ended)?;
                 // On failure it is dropped here, so that nothing is left once the caller knows.
                 let result = work(&mut *inner)?;

@@ -42,7 +42,7 @@ pub struct Limits {
     pub short: usize,
     /// Starts, with the copies that they need.
     pub starts: usize,
-    /// Copies of whole volumes, and writes of imports.
+    /// Copies of the data of whole volumes, and writes of imports. Copies that share blocks are short ones.
     pub bulk_copies: usize,
 }
 
@@ -272,7 +272,7 @@ impl Storage {
     /// As there.
     pub async fn export(&self, volume: &Volume) -> Result<Export> {
         self.short(Op::ExportVolume, volume, |driver, v| {
-            Ok(driver.export(&v.id, &v.spec)?.named(driver.vid(&v.id, &v.spec)))
+            Ok(driver.export(&v.id, &v.spec)?.named(driver.vid(&v.id, &v.spec), v.pool.clone()))
         })
         .await
     }
@@ -292,7 +292,8 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn fill(&self, export: Export, target: &Volume, job: Job) -> Result<()> {
-        self.changed(Lane::Bulk, job, Op::ImportVolume, target, move |driver, v, job| {
+        let lane = if export.is_of(&target.pool) { self.copying(&target.pool)? } else { Lane::Bulk };
+        self.changed(lane, job, Op::ImportVolume, target, move |driver, v, job| {
             driver.import_from(&v.id, &v.spec, &export, job)
         })
         .await
@@ -328,7 +329,7 @@ impl Storage {
     /// As there.
     pub async fn revert(&self, volume: &Volume, revision: &RevisionId, job: Job) -> Result<()> {
         let revision = revision.clone();
-        self.changed(Lane::Bulk, job, Op::RevertVolume, volume, move |driver, v, job| {
+        self.changed(self.copying(&volume.pool)?, job, Op::RevertVolume, volume, move |driver, v, job| {
             let revisions = driver.as_revisions().ok_or_else(|| cannot(driver, Op::RevertVolume, &v.id))?;
             revisions.revert(&v.id, &v.spec, &revision, job)
         })
@@ -340,7 +341,7 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn keep(&self, volume: &Volume, number: u64, job: Job) -> Result<RevisionId> {
-        self.locked(Lane::Bulk, job, Op::CreateVolume, volume, move |driver, v, job| {
+        self.locked(self.copying(&volume.pool)?, job, Op::CreateVolume, volume, move |driver, v, job| {
             let revisions = driver.as_revisions().ok_or_else(|| cannot(driver, Op::CreateVolume, &v.id))?;
             revisions.keep(&v.id, &v.spec, number, job)
         })
@@ -472,6 +473,11 @@ impl Storage {
             storage.run(Lane::Short, &Job::default(), Op::StartVolume, String::new(), prepare).await.ok();
         });
         Ok(done)
+    }
+
+    /// Where what copies a volume within its pool waits for its turn.
+    fn copying(&self, pool: &PoolName) -> Result<Lane> {
+        Ok(if self.driver(pool)?.shares_blocks() { Lane::Short } else { Lane::Bulk })
     }
 
     async fn lock(&self, volume: &Volume) -> super::locks::Held {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::ids::ByteSize;
+use crate::ids::{ByteSize, PoolName};
 
 /// How much data an import will bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,20 +113,27 @@ pub struct Export {
     path: PathBuf,
     size: ByteSize,
     name: Option<String>,
+    pool: Option<PoolName>,
     _hold: Box<dyn Any + Send + Sync>,
 }
 
 impl Export {
     /// Of an open file or block device; `hold` is dropped with the export.
     pub fn new(file: File, path: PathBuf, size: ByteSize, hold: impl Any + Send + Sync) -> Self {
-        Self { file, path, size, name: None, _hold: Box::new(hold) }
+        Self { file, path, size, name: None, pool: None, _hold: Box::new(hold) }
     }
 
-    /// The same, known by its volume's vid.
+    /// The same, known by its volume's vid and pool.
     #[must_use]
-    pub(super) fn named(mut self, vid: String) -> Self {
+    pub(super) fn named(mut self, vid: String, pool: PoolName) -> Self {
         self.name = Some(vid);
+        self.pool = Some(pool);
         self
+    }
+
+    /// Whether the volume is known to be one of this pool.
+    pub(super) fn is_of(&self, pool: &PoolName) -> bool {
+        self.pool.as_ref() == Some(pool)
     }
 
     /// The same; `next` is dropped after all else.

@@ -11,12 +11,14 @@ use libvirt_qubes::config::Access;
 use libvirt_qubes::ids::{ByteSize, PoolName};
 use libvirt_qubes::storage::{
     Contents, Driver, Ending, Export, ImageDriver, ImportSize, ImportWriter, Job, Limits, PoolPlace,
-    PoolUsage, Recovered, RevisionsToKeep, Sharing, Started, Storage, Volume, VolumeId, VolumeInfo,
-    VolumeKind, VolumeSpec,
+    PoolUsage, Recovered, RevisionsToKeep, SetupCheck, Sharing, Started, Storage, Volume, VolumeId,
+    VolumeInfo, VolumeKind, VolumeSpec,
 };
 use libvirt_qubes::{Kind, Result};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use crate::filesystem::{Mkfs, Mounted};
 
 /// A door that slow work waits at.
 #[derive(Debug, Default)]
@@ -263,6 +265,45 @@ async fn copies_have_a_bound_of_their_own() {
         within(copy).await.unwrap().unwrap();
     }
     assert_eq!(slow.copies.most.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_copies_no_data_waits_for_no_copy() {
+    let test = "what_copies_no_data_waits_for_no_copy";
+    let Some(xfs) = Mounted::new(Mkfs::Xfs, 512 << 20, test) else { return };
+    let Bench { slow, storage, dir: _dir } = bench().await;
+    let shares = ImageDriver::reflink(&xfs.path().join("pool"), SetupCheck::Probe).unwrap();
+    let elsewhere: PoolName = "elsewhere".parse().unwrap();
+    storage.add_pool(elsewhere.clone(), Arc::new(shares)).await.unwrap();
+    let source = origin("vm-templates/fedora/root");
+    let volume = Volume { pool: elsewhere.clone(), ..origin("appvms/work/private") };
+    for volume in [&source, &volume] {
+        storage.create(volume).await.unwrap();
+    }
+    let copies = ["one", "two", "three"].map(|name| {
+        let (storage, source) = (storage.clone(), source.clone());
+        let copy = Volume { id: format!("appvms/{name}/private").parse().unwrap(), ..source.clone() };
+        tokio::spawn(async move { storage.copy(&source, &copy, Job::default()).await })
+    });
+    slow.copies.reached_by(2).await;
+    let kept = within(storage.keep(&volume, 1, Job::default())).await.unwrap();
+    within(storage.revert(&volume, &kept, Job::default())).await.unwrap();
+    let second = Volume { id: "appvms/second/private".parse().unwrap(), ..volume.clone() };
+    within(storage.copy(&volume, &second, Job::default())).await.unwrap();
+    let size = volume.spec.size;
+    let mut clear = within(storage.import(&volume, ImportSize::Zeros(size))).await.unwrap();
+    within(clear.skip(size)).await.unwrap();
+    within(clear.finish()).await.unwrap();
+    // From another pool it is the data that is copied: that has its turn.
+    let third = Volume { id: "appvms/third/private".parse().unwrap(), ..volume.clone() };
+    let cancel = CancellationToken::new();
+    let waiting = storage.copy(&source, &third, Job::new(cancel.clone()));
+    cancel.cancel();
+    assert_eq!(within(waiting).await.unwrap_err().kind(), Kind::Cancelled);
+    slow.copies.open();
+    for copy in copies {
+        within(copy).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

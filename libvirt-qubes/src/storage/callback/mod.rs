@@ -440,6 +440,10 @@ impl Driver for CallbackDriver {
         self.shared.inner.usage_is_cheap()
     }
 
+    fn shares_blocks(&self) -> bool {
+        self.shared.inner.shares_blocks()
+    }
+
     /// # Errors
     /// `Unavailable` before the first use: what lies there then says nothing.
     fn contents(&self) -> Result<Contents> {

@@ -478,6 +478,10 @@ impl Driver for ImageDriver {
         self.shared.usage(Op::InspectStorage).map(Some)
     }
 
+    fn shares_blocks(&self) -> bool {
+        self.shared.flavour == Flavour::Reflink(SetupCheck::Probe)
+    }
+
     fn contents(&self) -> Result<Contents> {
         self.shared.contents()
     }

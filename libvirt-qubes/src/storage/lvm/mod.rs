@@ -324,6 +324,10 @@ impl Driver for LvmDriver {
         false
     }
 
+    fn shares_blocks(&self) -> bool {
+        true
+    }
+
     fn contents(&self) -> Result<Contents> {
         let pool = &self.shared.pool;
         let command = LvOp::All(pool.vg().clone());
