@@ -17,11 +17,14 @@ mod kill;
 mod shell;
 #[path = "thin_pool/mod.rs"]
 mod thin_pool;
+#[path = "xen_host_lvm/whole.rs"]
+mod whole;
 
 use std::path::Path;
 
 use libvirt_qubes::config::Access;
 use libvirt_qubes::ids::ByteSize;
+use libvirt_qubes::storage::lvm::LvName;
 use libvirt_qubes::storage::{RevisionsToKeep, Sharing, VolumeId, VolumeKind, VolumeSpec};
 
 use crate::thin_pool::ThinPool;
@@ -31,6 +34,10 @@ const MIB: u64 = 1 << 20;
 /// The testbed's second disk.
 fn disk() -> ThinPool {
     ThinPool::on_disk(Path::new("/dev/vdb")).unwrap()
+}
+
+fn lv(pool: &LvName, name: &str) -> LvName {
+    LvName::new(pool.vg().clone(), name).unwrap()
 }
 
 fn id(text: &str) -> VolumeId {

@@ -1,9 +1,10 @@
 //! A real thin pool to try the driver on.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use libvirt_qubes::contract::storage::Fixture;
 use libvirt_qubes::storage::lvm::LvName;
@@ -15,6 +16,7 @@ pub(crate) struct ThinPool {
     device: PathBuf,
     backing: Option<tempfile::TempDir>,
     count: AtomicUsize,
+    contracts: OnceLock<LvName>,
 }
 
 impl ThinPool {
@@ -49,7 +51,19 @@ impl ThinPool {
 
     fn on(device: &Path, backing: Option<tempfile::TempDir>) -> Result<Self, String> {
         let vg = format!("mgmt-test-{}", std::process::id());
-        let pool = Self { vg, device: device.to_owned(), backing, count: AtomicUsize::new(0) };
+        let pool = Self {
+            vg,
+            device: device.to_owned(),
+            backing,
+            count: AtomicUsize::new(0),
+            contracts: OnceLock::new(),
+        };
+        // A test that failed may have left its volume group.
+        let wiped = std::fs::File::options().write(true).open(device).and_then(|mut device| {
+            device.write_all(&vec![0; 1 << 20])?;
+            device.sync_all()
+        });
+        wiped.map_err(|e| format!("{}: {e}", device.display()))?;
         run(Command::new("lvm").args(["pvcreate", "--yes", "--force"]).arg(device))?;
         run(Command::new("lvm").args(["vgcreate", &pool.vg]).arg(device))?;
         Ok(pool)
@@ -74,19 +88,17 @@ impl ThinPool {
 }
 
 impl Fixture for ThinPool {
+    /// The same thin pool for one contract after another, emptied: LVM takes its time to make one.
     fn new_pool(&self) -> Arc<dyn Driver> {
-        let pool = self.make(128, &[]);
-        // One contract after another: the volumes of the former one are of another pool, with the same names.
-        for old in 0..self.count.load(Ordering::SeqCst) - 1 {
-            run(Command::new("lvm").args([
-                "lvremove",
-                "--yes",
-                "--force",
-                &format!("{}/pool{old}", self.vg),
-            ]))
-            .ok();
-        }
-        Arc::new(LvmDriver::new(pool, Tuning::default()))
+        let pool = match self.contracts.get() {
+            Some(pool) => {
+                let theirs = format!("--select=pool_lv={}", pool.lv());
+                run(Command::new("lvm").args(["lvremove", "--yes", "--force", &theirs, &self.vg])).unwrap();
+                pool
+            }
+            None => self.contracts.get_or_init(|| self.make(128, &[])),
+        };
+        Arc::new(LvmDriver::new(pool.clone(), Tuning::default()))
     }
 }
 

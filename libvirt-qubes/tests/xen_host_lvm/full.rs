@@ -67,12 +67,13 @@ fn at_the_last_block_of_data_reverts_commits_and_removals_work() {
 #[ignore = "needs the testbed's disk; run by cargo xtask test"]
 fn metadata_is_kept_from_its_end_and_removals_work_there() {
     let disk = disk();
-    let pool = disk.make(1024, &["--chunksize=64k"]);
+    let pool = disk.make(1600, &["--chunksize=64k", "--zero=n"]);
     let percent = |driver: &LvmDriver| {
         let (size, used) = driver.usage().unwrap().unwrap().metadata.unwrap();
         used.get() * 100 / size.get()
     };
-    // An empty pool uses a tenth of so little metadata. A watermark just above: to get there takes some thousand blocks.
+    // An empty pool uses a tenth of so little metadata. A watermark as near as can be, since what was refused is taken again 5 percent
+    // below: each percent takes some 2,400 blocks.
     let mark = percent(&LvmDriver::new(pool.clone(), at_once())) + 8;
     let tuning = Tuning { near_full_percent: u8::try_from(mark).unwrap(), ..at_once() };
     let driver = LvmDriver::new(pool, tuning);
@@ -89,12 +90,12 @@ fn metadata_is_kept_from_its_end_and_removals_work_there() {
     // A block here and there: each costs metadata, and little data.
     let mut written = 0;
     while percent(&driver) <= mark {
-        for _ in 0..1024 {
-            file.write_all_at(&[1; 512], written * 65536).unwrap();
+        for _ in 0..2048 {
+            file.write_all_at(&[1; 4096], written * 65536).unwrap();
             written += 1;
         }
         file.sync_all().unwrap();
-        assert!(written < 14_000, "{} % after {written} blocks", percent(&driver));
+        assert!(written < 24_000, "{} % after {written} blocks", percent(&driver));
     }
     drop(file);
     for refused in [

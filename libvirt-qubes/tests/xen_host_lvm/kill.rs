@@ -14,18 +14,18 @@ use libvirt_qubes::storage::{Driver, Ending, ImportSize, Job, LvmDriver, Revisio
 
 use crate::{disk, id, spec};
 
-/// What the child does; what it kills itself after; the contents that the committed state may have then.
+/// What the child does with one volume, in this order; what it kills itself after; what the committed state may hold then.
 const TRANSITIONS: &[(&str, usize, &[u8])] = &[
-    ("create", 1, &[0]),
     ("start", 1, &[2]),
-    ("stop", 1, &[3]),
-    ("stop", 2, &[3]),
-    ("import", 1, &[2]),
-    ("import", 2, &[2, 5]),
-    ("revert", 1, &[2, 1]),
     ("keep", 1, &[2]),
     ("resize", 1, &[2]),
+    ("import", 1, &[2]),
+    ("import", 2, &[2, 5]),
+    ("stop", 1, &[6]),
+    ("stop", 2, &[7]),
+    ("revert", 1, &[7, 6]),
     ("remove", 1, &[]),
+    ("create", 1, &[0]),
 ];
 
 #[derive(Debug)]
@@ -110,17 +110,15 @@ fn a_killed_process_loses_nothing() {
     let disk = disk();
     let pool = disk.make(256, &[]);
     let (volume, spec) = (id("appvms/work/private"), spec(2));
-    let driver = LvmDriver::new(pool.clone(), Tuning::default());
+    let mut driver = LvmDriver::new(pool.clone(), Tuning::default());
     driver.setup().unwrap();
+    driver.create(&volume, &spec).unwrap();
+    run(&driver, 1);
+    run(&driver, 2);
     for (what, after, wanted) in TRANSITIONS {
-        if *what != "create" {
-            driver.create(&volume, &spec).unwrap();
-            run(&driver, 1);
-            run(&driver, 2);
-        }
-        if *what == "stop" {
+        if let ("stop", [written]) = (*what, wanted) {
             let started = driver.start(&volume, &spec, &mut || {}, &Job::default()).unwrap().unwrap();
-            write(&started.path, 3);
+            write(&started.path, *written);
         }
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::child_of_the_test_of_kills", "--ignored", "--nocapture"])
@@ -135,20 +133,23 @@ fn a_killed_process_loses_nothing() {
             String::from_utf8_lossy(&child.stderr)
         );
 
-        let next = LvmDriver::new(pool.clone(), Tuning::default());
-        next.setup().unwrap();
-        next.recover(&volume, &spec).unwrap();
-        let left: Vec<_> =
-            disk.lvs().into_iter().filter(|lv| lv.ends_with("-snap") || lv.ends_with("-import")).collect();
-        assert_eq!(left, Vec::<String>::new(), "{what} {after}");
-        if !wanted.is_empty() {
-            let export = next.export(&volume, &spec).unwrap();
+        driver = LvmDriver::new(pool.clone(), Tuning::default());
+        driver.setup().unwrap();
+        driver.recover(&volume, &spec).unwrap();
+        let left = disk.lvs();
+        let unfinished = |lv: &String| lv.ends_with("-snap") || lv.ends_with("-import");
+        assert!(!left.iter().any(unfinished), "{what} {after}: {left:?}");
+        if wanted.is_empty() {
+            driver.remove(&volume).unwrap();
+            assert_eq!(disk.lvs(), [pool.lv()], "{what} {after}");
+        } else {
+            let export = driver.export(&volume, &spec).unwrap();
             let mut byte = [0];
             export.file().read_exact_at(&mut byte, 0).unwrap();
             assert!(wanted.contains(&byte[0]), "{what} {after}: {byte:?}");
         }
-        next.remove(&volume).unwrap();
-        assert_eq!(disk.lvs(), [pool.lv()], "{what} {after}");
         println!("{what}, killed after change {after}: ok");
     }
+    driver.remove(&volume).unwrap();
+    assert_eq!(disk.lvs(), [pool.lv()]);
 }

@@ -1,18 +1,14 @@
-//! One long-lived `lvm` that is fed commands, against a process for each: both see what others do, and what each costs.
+//! One long-lived `lvm` that is fed commands, and a process for each: both see what others do.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libvirt_qubes::ids::ByteSize;
-use libvirt_qubes::storage::lvm::{Failed, LvName, LvOp, Lvm, Resizing, Runner};
+use libvirt_qubes::storage::lvm::{Failed, LvOp, Lvm, Resizing, Runner};
 
 use crate::thin_pool::run;
-use crate::{MIB, disk};
+use crate::{MIB, disk, lv};
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn lv(pool: &LvName, name: &str) -> LvName {
-    LvName::new(pool.vg().clone(), name).unwrap()
-}
 
 #[test]
 #[ignore = "needs the testbed's disk; run by cargo xtask test"]
@@ -70,40 +66,5 @@ fn the_shell_sees_what_others_change_and_tells_failures_in_lvms_words() {
         drop(file);
         assert_eq!(lvm.run(&LvOp::Figures(vec![renamed.clone()])).unwrap()[0].data_percent, 0.0);
         lvm.run(&LvOp::Remove(vec![renamed])).unwrap();
-    }
-}
-
-#[test]
-#[ignore = "needs the testbed's disk; run by cargo xtask test"]
-fn what_commands_cost_is_told() {
-    let disk = disk();
-    let pool = disk.make(64, &[]);
-    let (shell, single) = (Lvm::new(LIMIT), Lvm::single(LIMIT));
-    let (origin, snap) = (lv(&pool, "vm-a-root"), lv(&pool, "vm-a-root-snap"));
-    let size = ByteSize::bytes(4 * MIB);
-    shell.run(&LvOp::Create { lv: origin.clone(), pool: pool.clone(), size }).unwrap();
-    for others in [0, 60] {
-        for n in 0..others {
-            shell
-                .run(&LvOp::Create { lv: lv(&pool, &format!("vm-other{n}-root")), pool: pool.clone(), size })
-                .unwrap();
-        }
-        for (name, lvm) in [("one process for all", &shell), ("a process for each", &single)] {
-            let time = |op: LvOp| {
-                let start = Instant::now();
-                lvm.run(&op).unwrap();
-                start.elapsed().as_millis()
-            };
-            let mut rows = Vec::new();
-            for _ in 0..5 {
-                rows.push([
-                    time(LvOp::Names { vg: pool.vg().clone(), bases: vec!["vm-a-root".to_owned()] }),
-                    time(LvOp::Figures(vec![origin.clone()])),
-                    time(LvOp::Snapshot { of: origin.clone(), lv: snap.clone() }),
-                    time(LvOp::Remove(vec![snap.clone()])),
-                ]);
-            }
-            println!("{others} other LVs, {name}: ms for names, figures, snapshot, removal: {rows:?}");
-        }
     }
 }
