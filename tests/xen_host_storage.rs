@@ -188,6 +188,9 @@ fn life(driver: &str, ground: &Ground) {
     scene.host.start("work");
     scene.is_up("work", 1, 41);
     says("work", "GUEST-DISK + xvdb 8192");
+    if driver == "file" {
+        assert!(mapped().len() > before.1.len(), "the root is a snapshot by device-mapper: {:?}", mapped());
+    }
     let taken = scene.host.0.call("mgmt.vm.volume.Snapshot", "work", "private", b"");
     if !running_snapshots {
         assert_eq!(taken.exception().0, "QubesVMNotHaltedError");
