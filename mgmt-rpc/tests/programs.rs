@@ -418,6 +418,24 @@ fn a_qrexec_service_hands_over_the_call_and_the_whole_answer() {
 }
 
 #[test]
+fn programs_say_what_they_are_and_a_caller_s_argument_is_no_flag() {
+    let daemon = Daemon::start(Manners::default());
+    assert!(daemon.mgmt(&["--version"]).1.starts_with("mgmt "));
+    let qrexec = |argument: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mgmt-qrexec"));
+        command.arg(argument).env("MGMT_SOCKET", &daemon.socket);
+        command
+    };
+    assert!(run(&mut qrexec("--version"), b"").1.starts_with("mgmt-qrexec "));
+    let (code, help, error) = run(&mut qrexec("--help"), b"");
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(help.contains("QREXEC_REMOTE_DOMAIN") && help.contains("Exit codes"), "{help}");
+    let (_, answer, _) =
+        run(qrexec("--help").env("QREXEC_REMOTE_DOMAIN", "dom0").env("QREXEC_REQUESTED_TARGET", "dom0"), b"");
+    assert!(answer.starts_with("2\0"), "the daemon is asked: {answer}");
+}
+
+#[test]
 fn another_user_is_refused_whatever_the_mode_of_the_socket() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root to run a program as another user");

@@ -33,6 +33,14 @@ struct Service {
 
 fn main() {
     let arguments: Vec<String> = env::args().collect();
+    // What qrexec starts is told by its environment; a caller's argument may look like a flag.
+    if env::var_os("QREXEC_REMOTE_DOMAIN").is_none() {
+        match arguments.get(1).map(String::as_str) {
+            Some("--help" | "-h") => tell(HELP),
+            Some("--version" | "-V") => tell(concat!("mgmt-qrexec ", env!("CARGO_PKG_VERSION"))),
+            _ => {}
+        }
+    }
     let service = match Service::read(&arguments, |name| env::var(name).ok()) {
         Ok(service) => service,
         Err(what) => fail(&format!("not started by qrexec: {what}"), 2),
@@ -43,6 +51,30 @@ fn main() {
     };
     match runtime.block_on(service.relay()) {
         // Not by returning: a read of standard input that nobody waits for any more would be waited for.
+        Ok(()) => exit(0),
+        Err(error) => fail(&chain(&error), 3),
+    }
+}
+
+const HELP: &str = "\
+Hands a call from a VM to mgmtd. qrexec starts it, as the service /etc/qubes-rpc/METHOD.
+
+Usage: METHOD [ARGUMENT] < PAYLOAD
+
+Environment:
+  QREXEC_SERVICE_FULL_NAME         METHOD+ARGUMENT; else the program's name and its argument
+  QREXEC_REMOTE_DOMAIN             the calling VM
+  QREXEC_REQUESTED_TARGET_TYPE     name or keyword
+  QREXEC_REQUESTED_TARGET          the VM that is called about
+  QREXEC_REQUESTED_TARGET_KEYWORD  adminvm, which is dom0
+  MGMT_SOCKET                      the daemon's socket; else /run/mgmtd/mgmtd.sock
+
+The daemon's answer goes to standard output as it is.
+Exit codes: 0 it was handed over; 2 the environment names no call; 3 the daemon, the input or the output failed";
+
+/// For a person who asks.
+fn tell(text: &str) -> ! {
+    match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => exit(0),
         Err(error) => fail(&chain(&error), 3),
     }

@@ -277,6 +277,8 @@ mod tests {
             ("[storage]\nnear_full_percent = 101\n", "m.toml:2: a percentage from 1 to 100"),
             ("hypervisor = 'kvm'\n", "m.toml:1: unknown variant `kvm`"),
             ("\n[xen]\nready = 'xenstore:'\n", "m.toml:3: qrexec, create or xenstore:"),
+            ("[sockets]\nmain = []\n", "m.toml:2: at least one path is needed"),
+            ("[limits]\nrequest_bytes = 10\n", "m.toml:2: 1024 bytes at least"),
             ("log =\n", "m.toml:1: "),
             ("debug = true\nlog = 'nope'\n", "m.toml:2: log filter \"nope\": "),
         ] {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::DEFAULT_SOCKET;
 
@@ -25,7 +26,8 @@ pub enum HypervisorChoice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sockets {
-    /// For `mgmt.*` and `admin.*`.
+    /// For `mgmt.*` and `admin.*`; one at least.
+    #[serde(deserialize_with = "one_at_least")]
     pub main: Vec<PathBuf>,
     /// For `internal.*`; not opened unless named.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +35,12 @@ pub struct Sockets {
     /// For the services that any VM calls; not opened unless named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub misc: Option<PathBuf>,
+}
+
+/// A daemon that nobody can call is no use to anybody.
+fn one_at_least<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    let paths = Vec::deserialize(deserializer)?;
+    if paths.is_empty() { Err(D::Error::custom("at least one path is needed")) } else { Ok(paths) }
 }
 
 impl Default for Sockets {
@@ -139,7 +147,8 @@ pub struct Compat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Bytes of a request, header included; of streaming calls, bytes of the header.
+    /// Bytes of a request, header included; of streaming calls, bytes of the header. 1,024 at least.
+    #[serde(deserialize_with = "room_for_a_call")]
     pub request_bytes: NonZeroU32,
     /// Connections at a time.
     pub connections: NonZeroU32,
@@ -157,6 +166,17 @@ pub struct Limits {
     pub event_history: NonZeroU32,
     /// Copies of volumes at a time; more wait.
     pub bulk_copies: NonZeroU32,
+}
+
+/// In bytes: any shorter, and there are calls that nobody could make, be it to put the limit right.
+const SHORTEST_LIMIT: u32 = 1024;
+
+fn room_for_a_call<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU32, D::Error> {
+    let bytes = NonZeroU32::deserialize(deserializer)?;
+    if bytes.get() < SHORTEST_LIMIT {
+        return Err(D::Error::custom(format_args!("{SHORTEST_LIMIT} bytes at least")));
+    }
+    Ok(bytes)
 }
 
 impl Default for Limits {

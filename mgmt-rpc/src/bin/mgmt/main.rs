@@ -31,7 +31,7 @@ use self::output::{Exit, Format, Shell};
 
 /// Manages the VMs of a Qubes-style system.
 #[derive(Parser)]
-#[command(version, subcommand_required = true)]
+#[command(name = "mgmt", version, subcommand_required = true)]
 struct Arguments {
     /// The daemon's socket; else MGMT_SOCKET of the environment, else /run/mgmtd/mgmtd.sock
     #[arg(long, value_name = "PATH", global = true)]
