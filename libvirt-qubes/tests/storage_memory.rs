@@ -24,6 +24,7 @@ fn memory_stays_flat_however_much_comes() {
         revisions_to_keep: RevisionsToKeep::Newest(0),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     };
     let (id, copy) = ("vm-templates/a/root".parse().unwrap(), "vm-templates/b/root".parse().unwrap());
     let piece = vec![0xa5; 1_000_003];

@@ -7,6 +7,8 @@
     reason = "a test ends at the first surprise"
 )]
 
+#[path = "xen_host_dm/ephemeral.rs"]
+mod ephemeral;
 #[path = "xen_host_dm/snapshot.rs"]
 mod snapshot;
 
@@ -22,7 +24,11 @@ fn output(program: &str, arguments: &[&str]) -> String {
 /// The devices that are ours.
 fn devices() -> Vec<String> {
     let list = output("dmsetup", &["info", "-c", "--noheadings", "-o", "name"]);
-    list.lines().map(str::trim).filter(|name| name.starts_with("mgmt-")).map(str::to_owned).collect()
+    list.lines()
+        .map(str::trim)
+        .filter(|name| name.starts_with("mgmt-") || name.contains("-crypt@"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Files that are attached to loop devices; one that is being released may be listed for a moment.

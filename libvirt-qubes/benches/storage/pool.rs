@@ -44,6 +44,7 @@ impl Pool {
             revisions_to_keep: RevisionsToKeep::try_from(self.keep).unwrap(),
             access: Access::ReadWrite,
             sharing: self.sharing,
+            ephemeral: false,
         };
         Volume { pool: "pool".parse().unwrap(), id, spec }
     }

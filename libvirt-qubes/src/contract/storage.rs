@@ -121,6 +121,7 @@ fn origin() -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::Newest(2),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) fn place(seen: &Snapshot, vm: &Vm, volume: &VolumeConfig) -> Result<V
             revisions_to_keep: revisions_to_keep(seen, &pool, volume),
             access: volume.access,
             sharing,
+            ephemeral: is_ephemeral(seen, volume),
         },
         pool,
     })
@@ -107,5 +108,6 @@ pub(super) fn any_spec() -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::Newest(0),
         access: Access::ReadWrite,
         sharing: Sharing::Private,
+        ephemeral: false,
     }
 }

@@ -10,6 +10,7 @@ mod callback;
 mod command;
 mod config;
 mod driver;
+mod ephemeral;
 mod image;
 mod import;
 mod job;

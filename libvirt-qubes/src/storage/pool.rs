@@ -10,7 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Semaphore;
 
+use super::ephemeral;
 use super::locks::{Key, Locks};
+use super::mapper::{DeviceMapper, Mapper};
 use super::{
     Contents, Driver, Ending, Export, Import, ImportSize, Job, Kernel, PoolUsage, Recovered, Revision,
     RevisionId, Started, Tuning, VolumeId, VolumeInfo, VolumeSpec,
@@ -70,6 +72,8 @@ struct Inner {
     tuning: Tuning,
     pools: RwLock<BTreeMap<PoolName, Arc<dyn Driver>>>,
     locks: Locks,
+    /// For ephemeral volumes.
+    mapper: Arc<dyn Mapper>,
     short: Arc<Semaphore>,
     starts: Arc<Semaphore>,
     bulk: Arc<Semaphore>,
@@ -85,12 +89,19 @@ impl Storage {
 
     /// The same, with what holds for all pools.
     pub fn tuned(limits: Limits, tuning: Tuning) -> Self {
+        let mapper = Arc::new(DeviceMapper::new(tuning.command_limit));
+        Self::with_mapper(limits, tuning, mapper)
+    }
+
+    /// The same, with somebody else to make devices. For tests.
+    pub fn with_mapper(limits: Limits, tuning: Tuning, mapper: Arc<dyn Mapper>) -> Self {
         let lane = |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
             inner: Arc::new(Inner {
                 tuning,
                 pools: RwLock::default(),
                 locks: Locks::default(),
+                mapper,
                 short: lane(limits.short),
                 starts: lane(limits.starts),
                 bulk: lane(limits.bulk_copies),
@@ -206,7 +217,12 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn remove(&self, volume: &Volume) -> Result<()> {
-        self.short(Op::RemoveVolume, volume, |driver, v| driver.remove(&v.id)).await
+        let mapper = Arc::clone(&self.inner.mapper);
+        self.short(Op::RemoveVolume, volume, move |driver, v| {
+            ephemeral::stop(&*mapper, &v.id, &v.spec, Op::RemoveVolume)?;
+            driver.remove(&v.id)
+        })
+        .await
     }
 
     /// See [`Driver::verify`].
@@ -228,10 +244,20 @@ impl Storage {
             Some(source) => self.inner.locks.with_source(&key, &(volume.pool.clone(), source.clone())).await,
             None => (self.inner.locks.one(&key).await, None),
         };
-        let v = volume.clone();
+        let (v, mapper) = (volume.clone(), Arc::clone(&self.inner.mapper));
         self.run(Lane::Start, &job.clone(), Op::StartVolume, volume.id.to_string(), move || {
             let _own = own;
-            driver.start(&v.id, &v.spec, &mut || drop(source.take()), &job)
+            ephemeral::check(&*mapper, &v.id, &v.spec)?;
+            ephemeral::stop(&*mapper, &v.id, &v.spec, Op::StartVolume)?;
+            let started = driver.start(&v.id, &v.spec, &mut || drop(source.take()), &job)?;
+            let Some(plain) = started.as_ref().filter(|_| v.spec.ephemeral) else { return Ok(started) };
+            ephemeral::start(&*mapper, &v.id, plain).map(Some).inspect_err(|_| {
+                let taken_back = ephemeral::stop(&*mapper, &v.id, &v.spec, Op::StopVolume)
+                    .and_then(|()| driver.stop(&v.id, &v.spec, Ending::NeverRan));
+                if let Err(e) = taken_back {
+                    tracing::warn!(volume = %v.id, error = %e.report(), "cannot take a failed start back");
+                }
+            })
         })
         .await
     }
@@ -241,7 +267,9 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn stop(&self, volume: &Volume, ending: Ending) -> Result<()> {
+        let mapper = Arc::clone(&self.inner.mapper);
         self.changed(Lane::Short, Job::default(), Op::StopVolume, volume, move |driver, v, _| {
+            ephemeral::stop(&*mapper, &v.id, &v.spec, Op::StopVolume)?;
             driver.stop(&v.id, &v.spec, ending)
         })
         .await
@@ -252,7 +280,12 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn recover(&self, volume: &Volume) -> Result<Recovered> {
-        self.short(Op::Recover, volume, |driver, v| driver.recover(&v.id, &v.spec)).await
+        let mapper = Arc::clone(&self.inner.mapper);
+        self.short(Op::Recover, volume, move |driver, v| {
+            ephemeral::stop(&*mapper, &v.id, &v.spec, Op::Recover)?;
+            driver.recover(&v.id, &v.spec)
+        })
+        .await
     }
 
     /// See [`Driver::begin_import`]. The volume is not locked while data comes: what would disturb the import is
@@ -304,7 +337,12 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn resize(&self, volume: &Volume, size: ByteSize) -> Result<()> {
+        let mapper = Arc::clone(&self.inner.mapper);
         self.changed(Lane::Short, Job::default(), Op::ResizeVolume, volume, move |driver, v, _| {
+            if ephemeral::device(&*mapper, &v.id, &v.spec).is_some() {
+                let why = "an ephemeral volume cannot grow while its VM runs: stop the VM first";
+                return Err(Error::new(Kind::Busy, Op::ResizeVolume, &v.id).because(why));
+            }
             let resize = driver.as_resize().ok_or_else(|| cannot(driver, Op::ResizeVolume, &v.id))?;
             resize.resize(&v.id, &v.spec, size)
         })
@@ -367,8 +405,11 @@ impl Storage {
     /// As [`Driver::info`].
     pub async fn info(&self, volume: &Volume) -> Result<VolumeInfo> {
         let (driver, v) = (self.driver(&volume.pool)?, volume.clone());
+        let mapper = Arc::clone(&self.inner.mapper);
         self.run(Lane::Short, &Job::default(), Op::InspectStorage, volume.id.to_string(), move || {
-            driver.info(&v.id, &v.spec)
+            let info = driver.info(&v.id, &v.spec)?;
+            let path = ephemeral::device(&*mapper, &v.id, &v.spec).or(info.path);
+            Ok(VolumeInfo { path, ..info })
         })
         .await
     }

@@ -188,6 +188,8 @@ pub struct VolumeSpec {
     pub access: Access,
     /// For persistent volumes.
     pub sharing: Sharing,
+    /// For volatile volumes that may be written: encrypted with a key that nobody keeps. Not the driver's affair.
+    pub ephemeral: bool,
 }
 
 /// The name of a former state of a volume, within the volume: `7` and `s2` on files, `1700000000-back` on LVM.

@@ -64,7 +64,10 @@ impl ModelOfKernel {
         if path.exists() {
             return Err(refused("Device or resource busy"));
         }
-        let Target::Snapshot { origin, store } = target;
+        let (origin, store) = match target {
+            Target::Snapshot { origin, store } => (origin, store),
+            Target::Crypt { device, .. } => return self.encrypt(&path, sectors, *device),
+        };
         let (origin, store) = (self.beneath(*origin)?, self.beneath(*store)?);
         let size = sectors * 512;
         let chunks = size.div_ceil(128 << 10);
@@ -79,6 +82,16 @@ impl ModelOfKernel {
             File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&origin))).unwrap();
         let mut device = File::create_new(&path).unwrap();
         io::copy(&mut io::Read::take(&mut from, size), &mut device).unwrap();
+        Ok(())
+    }
+
+    /// A file of noise: what is written shows in it alone.
+    fn encrypt(&self, path: &Path, sectors: u64, device: DeviceNumber) -> Result<(), Failed> {
+        let beneath = self.beneath(device)?.metadata().unwrap();
+        assert_eq!(beneath.len(), sectors * 512);
+        std::fs::write(path.with_extension("beneath"), format!("{}:{}", beneath.dev(), beneath.ino()))
+            .unwrap();
+        std::fs::write(path, vec![0xa5; usize::try_from(sectors * 512).unwrap()]).unwrap();
         Ok(())
     }
 

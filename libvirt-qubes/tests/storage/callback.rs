@@ -102,6 +102,7 @@ fn origin() -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::Newest(0),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     }
 }
 

@@ -359,6 +359,7 @@ impl Bench {
             revisions_to_keep: RevisionsToKeep::try_from(scenario.keep).unwrap(),
             access: Access::ReadWrite,
             sharing: scenario.sharing,
+            ephemeral: false,
         };
         Self {
             driver,

@@ -164,6 +164,7 @@ fn origin(id: &str) -> Volume {
         revisions_to_keep: RevisionsToKeep::Newest(1),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     };
     Volume { pool: pool(), id: id.parse().unwrap(), spec }
 }

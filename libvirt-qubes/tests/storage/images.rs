@@ -28,6 +28,7 @@ pub(crate) fn spec(keep: i64, sharing: Sharing) -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::try_from(keep).unwrap(),
         access: Access::ReadWrite,
         sharing,
+        ephemeral: false,
     }
 }
 

@@ -17,6 +17,7 @@ fn spec(version: &str) -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::Newest(0),
         access: Access::ReadOnly,
         sharing: Sharing::Private,
+        ephemeral: false,
     }
 }
 

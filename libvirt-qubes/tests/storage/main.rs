@@ -4,6 +4,7 @@
 mod callback;
 mod contract;
 mod crash;
+mod ephemeral;
 mod filesystem;
 mod front;
 mod images;

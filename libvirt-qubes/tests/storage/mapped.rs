@@ -92,6 +92,7 @@ fn origin(keep: i64) -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::try_from(keep).unwrap(),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     }
 }
 

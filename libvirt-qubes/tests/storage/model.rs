@@ -346,6 +346,7 @@ fn play(driver: &ImageDriver, root: &Path, file: bool, mapped: bool, actions: &[
         revisions_to_keep: RevisionsToKeep::Newest(2),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     };
     for (id, byte) in [(&real.id, 0), (&real.other, 77)] {
         driver.create(id, &spec).unwrap();

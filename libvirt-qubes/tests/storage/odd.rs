@@ -23,6 +23,7 @@ fn spec() -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::try_from(2).unwrap(),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     }
 }
 

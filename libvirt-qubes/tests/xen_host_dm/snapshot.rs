@@ -38,6 +38,7 @@ fn template() -> (VolumeId, VolumeSpec) {
         revisions_to_keep: RevisionsToKeep::Newest(0),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     };
     (id("vm-templates/base/root"), spec)
 }

@@ -505,5 +505,6 @@ fn any_spec() -> VolumeSpec {
         revisions_to_keep: super::RevisionsToKeep::Newest(0),
         access: crate::config::Access::ReadWrite,
         sharing: super::Sharing::Private,
+        ephemeral: false,
     }
 }

@@ -22,11 +22,11 @@ use std::time::Duration;
 use mgmt_block::{Access, Attach, BufferedIo, FileId, Lifetime, LoopDevice, Reference};
 
 pub(super) use op::CHUNK;
-pub use op::{DeviceNumber, DmOp, Target};
+pub use op::{DeviceNumber, DmOp, Key, Target};
 
 pub use super::lvm::Failed;
 
-use super::command;
+use super::{VolumeId, command};
 use crate::error::{Error, Kind, Op};
 use crate::ids::VolumeName;
 
@@ -38,6 +38,13 @@ pub struct DmName(String);
 impl DmName {
     pub(super) fn of(folder: &Metadata, volume: &VolumeName) -> Self {
         Self(format!("mgmt-{:x}:{:x}-{volume}", folder.dev(), folder.ino()))
+    }
+
+    /// That of an ephemeral volume: `vm-volatile-VM-crypt@VOLUME`, `_u` in VM being `_`, `_d` being `-`. The deployed
+    /// daemon's, on folders.
+    pub(super) fn of_ephemeral(id: &VolumeId) -> Self {
+        let owner = id.owner.as_str().replace('_', "_u").replace('-', "_d");
+        Self(format!("vm-volatile-{owner}-crypt@{}", id.volume))
     }
 
     /// The name as text.
@@ -126,11 +133,11 @@ impl DeviceMapper {
         Self { limit }
     }
 
-    fn dmsetup(&self, arguments: &[&str], input: &str) -> Result<(), Failed> {
+    fn dmsetup(&self, arguments: &[&str], input: &[u8]) -> Result<(), Failed> {
         let mut command = Command::new("dmsetup");
         command.env("LC_ALL", "C").args(arguments);
         command.process_group(0);
-        let ended = command::output_on(&mut command, input.as_bytes(), self.limit, MOST);
+        let ended = command::output_on(&mut command, input, self.limit, MOST);
         let ended = ended.map_err(|failed| match failed {
             command::Failed::Broken(e) => Failed::Broken(format!("dmsetup: {e}")),
             command::Failed::TimedOut => Failed::TimedOut(self.limit),
@@ -150,14 +157,14 @@ impl Mapper for DeviceMapper {
         match OpenOptions::new().read(true).write(true).open(control) {
             Ok(_) => Ok(()),
             // Its module may not be loaded yet: dmsetup sees to that.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.dmsetup(&["version"], ""),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.dmsetup(&["version"], b""),
             Err(e) => Err(Failed::Broken(format!("{control}: {e}"))),
         }
     }
 
     fn run(&self, op: &DmOp) -> Result<(), Failed> {
         tracing::debug!(command = %op, "dmsetup");
-        self.dmsetup(&op.argv(), &op.input())
+        self.dmsetup(&op.argv(), op.input().as_bytes())
     }
 
     fn device(&self, name: &DmName) -> PathBuf {
@@ -225,6 +232,33 @@ mod tests {
         // The kernel's limit is 127.
         let longest: VolumeName = "v".repeat(64).parse().unwrap();
         assert!(DmName::of(&folder, &longest).as_str().len() - folder.dev().to_string().len() < 127 - 16);
+    }
+
+    #[test]
+    fn an_ephemeral_volumes_device_is_named_as_the_deployed_one() {
+        let name = |id: &str| DmName::of_ephemeral(&id.parse().unwrap()).0;
+        assert_eq!(name("appvms/my-work_1/volatile"), "vm-volatile-my_dwork_u1-crypt@volatile");
+    }
+
+    #[test]
+    fn a_key_is_in_the_table_and_nowhere_else() {
+        let number = DeviceNumber { major: 7, minor: 3 };
+        let key = Key::random().unwrap();
+        let name = DmName::of_ephemeral(&"appvms/work/volatile".parse().unwrap());
+        let op =
+            DmOp::Create { name, sectors: 8, target: Target::Crypt { device: number, key: key.clone() } };
+        let table = op.input();
+        let words: Vec<_> = table.split_whitespace().collect();
+        let [start, sectors, target, cipher, hex, offset, device, from] = words[..] else {
+            panic!("{words:?}")
+        };
+        assert_eq!([start, sectors, target, cipher], ["0", "8", "crypt", "aes-xts-plain64"]);
+        assert_eq!([offset, device, from], ["0", "7:3", "0"]);
+        assert_eq!((hex.len(), hex.bytes().all(|b| b.is_ascii_hexdigit())), (128, true));
+        assert_ne!(Key::random().unwrap(), key);
+        for shown in [op.argv().join(" "), op.to_string(), format!("{op:?}")] {
+            assert!(!shown.contains(hex), "{shown}");
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Commands of dmsetup, as data.
 
 use std::fmt;
+use std::io;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use zeroize::Zeroizing;
 
 use super::DmName;
 
@@ -33,6 +37,44 @@ pub enum Target {
         /// As large as `origin`, in whole chunks.
         store: DeviceNumber,
     },
+    /// `device`, encrypted.
+    Crypt {
+        /// As large.
+        device: DeviceNumber,
+        /// Whoever has it can read.
+        key: Key,
+    },
+}
+
+/// A key of AES-256 in XTS. Wiped from memory when it is dropped, and never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(Zeroizing<[u8; 64]>);
+
+impl Key {
+    /// A new one.
+    ///
+    /// # Errors
+    /// If the kernel has no random numbers.
+    pub fn random() -> io::Result<Self> {
+        let mut key = Zeroizing::new([0; 64]);
+        // So few bytes come whole once the kernel has any.
+        let came = getrandom(&mut *key, GetRandomFlags::empty())?;
+        if came == key.len() { Ok(Self(key)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn write_hex(&self, text: &mut String) {
+        for byte in self.0.iter() {
+            for digit in [byte >> 4, byte & 15] {
+                text.extend(char::from_digit(u32::from(digit), 16));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
 }
 
 /// A command.
@@ -62,13 +104,21 @@ impl DmOp {
     }
 
     /// What it reads.
-    pub fn input(&self) -> String {
+    pub fn input(&self) -> Zeroizing<String> {
+        // As large as any table is: one that has to grow would leave parts of the key behind.
+        let mut text = Zeroizing::new(String::with_capacity(512));
         match self {
             Self::Create { sectors, target: Target::Snapshot { origin, store }, .. } => {
-                format!("0 {sectors} snapshot {origin} {store} N {CHUNK}\n")
+                text.push_str(&format!("0 {sectors} snapshot {origin} {store} N {CHUNK}\n"));
             }
-            Self::Remove(_) => String::new(),
+            Self::Create { sectors, target: Target::Crypt { device, key }, .. } => {
+                text.push_str(&format!("0 {sectors} crypt aes-xts-plain64 "));
+                key.write_hex(&mut text);
+                text.push_str(&format!(" 0 {device} 0\n"));
+            }
+            Self::Remove(_) => {}
         }
+        text
     }
 }
 

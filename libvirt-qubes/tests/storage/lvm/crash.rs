@@ -25,6 +25,7 @@ pub(super) fn spec(keep: i64) -> VolumeSpec {
         revisions_to_keep: RevisionsToKeep::try_from(keep).unwrap(),
         access: Access::ReadWrite,
         sharing: Sharing::Source,
+        ephemeral: false,
     }
 }
 
