@@ -11,7 +11,7 @@
 //! = both                     the next request is sent under the other prefix too, with the same answer
 //! ```
 //!
-//! The daemon's `callback_config` is `tests/data/callback.json`, `POOL` in it being a folder of the daemon's own.
+//! The daemon finds no program by `PATH`: without `dmsetup`, any machine is one that cannot encrypt. The daemon's `callback_config` is `tests/data/callback.json`, `POOL` in it being a folder of the daemon's own.
 //! In requests `DIR` is the daemon's folder. In answers UUIDs but dom0's print as `UUID`, names of disposables as `dispN`, that folder as `DIR`, amounts of space that the disk decides as `N`.
 
 use mgmt_rpc::dispatch::Refusals;
@@ -142,7 +142,7 @@ fn daemon(config: &str) -> (Daemon, tempfile::TempDir) {
     let (pool, file) = (dir.path().join("pool"), dir.path().join("callback.json"));
     std::fs::write(&file, callback.replace("POOL", pool.to_str().unwrap())).unwrap();
     let storage = format!("[storage]\ncallback_config = {:?}\n", file.to_str().unwrap());
-    (Start::new().config(&storage).config(config).start(), dir)
+    (Start::new().env("PATH", dir.path().display()).config(&storage).config(config).start(), dir)
 }
 
 fn play(name: &str) {

@@ -107,6 +107,8 @@ pub enum Op {
     StartVolume,
     /// Committing or discarding a volume after its domain ended.
     StopVolume,
+    /// Encrypting a volume with a key that nobody keeps.
+    EncryptVolume,
     /// Writing data into a volume from outside.
     ImportVolume,
     /// Reading a volume's committed state.
@@ -152,6 +154,7 @@ impl fmt::Display for Op {
             Self::VerifyVolume => "verify volume",
             Self::StartVolume => "start volume",
             Self::StopVolume => "stop volume",
+            Self::EncryptVolume => "encrypt volume",
             Self::ImportVolume => "import volume",
             Self::ExportVolume => "export volume",
             Self::ResizeVolume => "resize volume",

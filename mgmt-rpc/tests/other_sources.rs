@@ -45,6 +45,7 @@ impl Daemon {
             events: EventLimits::default(),
             storage: storage::Limits::default(),
             tuning: storage::Tuning::default(),
+            mapper: None,
         };
         let sim = async || -> libvirt_qubes::Result<Arc<dyn Hypervisor>> {
             let sim = SimHypervisor::open(World::memory(), SimConfig::default()).await?;

@@ -43,6 +43,8 @@ pub fn run(
         Some(place) => Start::new().inside(place),
         None => Start::new().in_memory(),
     };
+    // Without `dmsetup` any machine is one that cannot encrypt.
+    start = start.env("PATH", "/nonexistent");
     if let Some(faults) = faults {
         faults.disarm();
         start = start.faults(faults);

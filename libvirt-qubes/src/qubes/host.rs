@@ -27,6 +27,7 @@ use crate::error::{Error, Kind, Op, Result};
 use crate::hypervisor::Hypervisor;
 use crate::ids::MemoryMib;
 use crate::qrexec::{NoQrexec, Qrexec};
+use crate::storage::mapper::Mapper;
 use crate::storage::{Limits as StorageLimits, Storage, Tuning, VolumeId};
 
 /// What a host is opened with.
@@ -44,6 +45,8 @@ pub struct HostConfig {
     pub storage: StorageLimits,
     /// What holds for all pools.
     pub tuning: Tuning,
+    /// Who encrypts ephemeral volumes; `None`: the kernel, by `dmsetup`.
+    pub mapper: Option<Arc<dyn Mapper>>,
 }
 
 /// What a host drives: a hypervisor, and services in its guests.
@@ -112,7 +115,10 @@ impl Host {
         config: HostConfig,
         hypervisor: impl AsyncFnOnce() -> Result<B, E>,
     ) -> Result<Arc<Self>, E> {
-        let storage = Storage::tuned(config.storage, config.tuning.clone());
+        let storage = match config.mapper.clone() {
+            Some(mapper) => Storage::with_mapper(config.storage, config.tuning.clone(), mapper),
+            None => Storage::tuned(config.storage, config.tuning.clone()),
+        };
         let paths = config.clone();
         let opened = tokio::task::spawn_blocking(move || {
             Store::open(&paths.state, || pools::first(&paths.state, &paths.storage_dir))

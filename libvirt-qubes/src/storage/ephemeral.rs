@@ -14,8 +14,9 @@
 //! | the driver's | what it says | what it says |
 //!
 //! Start, stop, recovery and removal of a volume begin with a device of its name that is there, also when the volume is
-//! none of this kind any more. Without device-mapper such a volume is not started.
+//! none of this kind any more. Where nothing can encrypt, such a volume is not started: never does one run as a plain one.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -30,26 +31,31 @@ use crate::error::{At, Error, Kind, Op, Result};
 /// What a guest finds at the beginning of such a volume is zeros, as on every new one: no old signature by chance.
 static WIPED: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Refuses a start that would have to do without.
+/// Refuses what would have to do without.
+pub(super) fn can_encrypt(mapper: &dyn Mapper, op: Op, target: impl fmt::Display) -> Result<()> {
+    mapper.encrypts().map_err(|why| {
+        let do_what = "ephemeral volumes take root, dmsetup and the kernel's dm-crypt: see to these, or set \
+                       ephemeral to False";
+        Error::new(Kind::Unsupported, op, target).because(format!("{why}; {do_what}"))
+    })
+}
+
+/// The same for a start, before anything is made.
 pub(super) fn check(mapper: &dyn Mapper, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
     if !spec.ephemeral {
         return Ok(());
     }
-    let refuse = |why: String| Err(Error::new(Kind::Unsupported, Op::StartVolume, id).because(why));
     if spec.kind != VolumeKind::Volatile || spec.access == crate::config::Access::ReadOnly {
-        return refuse("only volatile volumes that may be written can be ephemeral".to_owned());
+        let why =
+            "only what is empty at each start and may be written can be ephemeral: set ephemeral to False";
+        return Err(Error::new(Kind::Unsupported, Op::EncryptVolume, id).because(why));
     }
-    match mapper.available() {
-        Ok(()) => Ok(()),
-        Err(why) => {
-            refuse(format!("it is to be ephemeral, and there is no device-mapper to encrypt it: {why}"))
-        }
-    }
+    can_encrypt(mapper, Op::EncryptVolume, id)
 }
 
 /// Encrypts what a driver has started.
 pub(super) fn start(mapper: &dyn Mapper, id: &VolumeId, plain: &Started) -> Result<Started> {
-    let op = Op::StartVolume;
+    let op = Op::EncryptVolume;
     let at = plain.path.display();
     let mut file = OpenOptions::new().read(true).write(true).open(&plain.path).at(op, &at)?;
     let sectors = file.seek(SeekFrom::End(0)).at(op, &at)? / 512;

@@ -5,6 +5,7 @@
 //! so that none of them waits behind the others.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -260,6 +261,17 @@ impl Storage {
             })
         })
         .await
+    }
+
+    /// Whether volumes can be [ephemeral](VolumeSpec::ephemeral) on this machine; `op` and `target` are for the error.
+    ///
+    /// # Errors
+    /// `Unsupported`: what there is not, and what to do.
+    pub async fn can_encrypt(&self, op: Op, target: impl fmt::Display) -> Result<()> {
+        let (mapper, target) = (Arc::clone(&self.inner.mapper), target.to_string());
+        let asked = target.clone();
+        let ask = move || ephemeral::can_encrypt(&*mapper, op, asked);
+        self.run(Lane::Short, &Job::default(), op, target, ask).await
     }
 
     /// See [`Driver::stop`].

@@ -23,6 +23,8 @@ pub(crate) struct ModelOfKernel {
     pub(crate) busy: AtomicBool,
     /// There is none.
     pub(crate) absent: bool,
+    /// There is no target `crypt`.
+    pub(crate) cannot_encrypt: AtomicBool,
 }
 
 impl ModelOfKernel {
@@ -35,6 +37,7 @@ impl ModelOfKernel {
             fails: AtomicUsize::new(0),
             busy: AtomicBool::new(false),
             absent: false,
+            cannot_encrypt: AtomicBool::new(false),
         }
     }
 
@@ -85,13 +88,14 @@ impl ModelOfKernel {
         Ok(())
     }
 
-    /// A file of noise: what is written shows in it alone.
+    /// A file that begins with noise: what is written shows in it alone.
     fn encrypt(&self, path: &Path, sectors: u64, device: DeviceNumber) -> Result<(), Failed> {
         let beneath = self.beneath(device)?.metadata().unwrap();
         assert_eq!(beneath.len(), sectors * 512);
         std::fs::write(path.with_extension("beneath"), format!("{}:{}", beneath.dev(), beneath.ino()))
             .unwrap();
-        std::fs::write(path, vec![0xa5; usize::try_from(sectors * 512).unwrap()]).unwrap();
+        std::fs::write(path, vec![0xa5; usize::try_from(sectors * 512).unwrap().min(1 << 20)]).unwrap();
+        File::options().write(true).open(path).unwrap().set_len(sectors * 512).unwrap();
         Ok(())
     }
 
@@ -120,6 +124,11 @@ impl Mapper for ModelOfKernel {
         } else {
             Ok(())
         }
+    }
+
+    fn encrypts(&self) -> Result<(), Failed> {
+        self.available()?;
+        if self.cannot_encrypt.load(Ordering::SeqCst) { Err(refused("Invalid argument")) } else { Ok(()) }
     }
 
     fn run(&self, op: &DmOp) -> Result<(), Failed> {

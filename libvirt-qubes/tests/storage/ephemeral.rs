@@ -130,7 +130,33 @@ async fn without_device_mapper_it_is_not_started_and_the_reason_is_said() {
     bench.assert_nothing_is_left();
     bench.storage.stop(&bench.volume, Ending::NeverRan).await.unwrap();
     bench.storage.recover(&bench.volume).await.unwrap();
-    let origin = VolumeSpec { kind: VolumeKind::Origin, ..bench.volume.spec.clone() };
-    let origin = Volume { spec: origin, ..bench.volume.clone() };
-    assert_eq!(bench.storage.start(&origin, Job::default()).await.unwrap_err().kind(), Kind::Unsupported);
+    bench.storage.remove(&bench.volume).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_dm_crypt_it_is_not_started_either() {
+    let bench = Bench::new(ModelOfKernel::new).await;
+    bench.kernel.cannot_encrypt.store(true, Ordering::SeqCst);
+    let why = bench.start().await.unwrap_err();
+    assert_eq!(why.kind(), Kind::Unsupported);
+    assert!(why.report().contains("dm-crypt"), "{}", why.report());
+    bench.assert_nothing_is_left();
+}
+
+/// What was stored by somebody else: a start refuses, before anything is made.
+#[tokio::test]
+async fn what_outlives_a_stop_or_cannot_be_written_is_never_started_as_ephemeral() {
+    let bench = Bench::new(ModelOfKernel::new).await;
+    let spec = &bench.volume.spec;
+    for spec in [
+        VolumeSpec { kind: VolumeKind::Origin, ..spec.clone() },
+        VolumeSpec { kind: VolumeKind::Snapshot { source: bench.volume.id.clone() }, ..spec.clone() },
+        VolumeSpec { access: Access::ReadOnly, ..spec.clone() },
+    ] {
+        let volume = Volume { spec, ..bench.volume.clone() };
+        let why = bench.storage.start(&volume, Job::default()).await.unwrap_err();
+        assert_eq!(why.kind(), Kind::Unsupported);
+        assert!(why.report().contains("set ephemeral to False"), "{}", why.report());
+        bench.assert_nothing_is_left();
+    }
 }

@@ -5,6 +5,8 @@ mod callback;
 mod contract;
 mod crash;
 mod ephemeral;
+#[cfg(feature = "qubes")]
+mod ephemeral_host;
 mod filesystem;
 mod front;
 mod images;

@@ -60,6 +60,7 @@ fn class_of(error: &Error) -> Option<Class> {
         | Op::VerifyVolume
         | Op::StartVolume
         | Op::StopVolume
+        | Op::EncryptVolume
         | Op::ImportVolume
         | Op::ExportVolume
         | Op::ResizeVolume

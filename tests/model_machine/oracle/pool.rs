@@ -138,7 +138,8 @@ impl Oracle {
                 return refused("QubesValueError", "LinuxKernel supports only ephemeral_volatile=False");
             }
             Setting::Keep(number) => pool.keep = number,
-            Setting::Ephemeral(ephemeral) => pool.ephemeral = ephemeral,
+            Setting::Ephemeral(true) => return cannot_encrypt(format!("set up pool {name}")),
+            Setting::Ephemeral(false) => pool.ephemeral = false,
         }
         Ok(String::new())
     }
@@ -261,6 +262,9 @@ impl Oracle {
             };
             return refused("QubesPoolInUseError", format!("Storage pool is in use: {how}"));
         }
+        if new.ephemeral {
+            return cannot_encrypt(format!("set up pool {}", new.name));
+        }
         let parent = new.dir.rsplit_once('/').unwrap().0;
         let fails = |why: &str| {
             let text = format!("set up pool {}: {why}{}", new.dir, REST);
@@ -274,6 +278,11 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// The daemon finds no `dmsetup`, so that it can encrypt as little as any machine without dm-crypt.
+fn cannot_encrypt<T>(what: String) -> Result<T, Refused> {
+    refused("StoragePoolException", format!("{what}: not supported here: {REST}"))
 }
 
 enum Setting {

@@ -271,7 +271,8 @@ impl Oracle {
                             writable volume";
                 return refused("QubesValueError", text);
             }
-            _ => volume.ephemeral = Some(flag),
+            _ if flag => return refused("StoragePoolException", format!("encrypt volume {REST}")),
+            _ => volume.ephemeral = Some(false),
         }
         Ok(String::new())
     }

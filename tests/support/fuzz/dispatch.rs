@@ -61,6 +61,7 @@ impl Rig {
             events: EventLimits::default(),
             storage: storage::Limits::default(),
             tuning: storage::Tuning { refresh: Duration::from_secs(3600), ..storage::Tuning::default() },
+            mapper: None,
         };
         let service = runtime.block_on(async {
             let sim = async || {

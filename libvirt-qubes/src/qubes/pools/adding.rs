@@ -11,6 +11,7 @@ use super::super::pool::Pool;
 use super::super::refusal::{HostError, Refusal};
 use super::super::snapshot::Snapshot;
 use super::super::write::Write;
+use super::options::{EPHEMERAL, shown};
 use super::{NewPool, folders};
 use crate::error::{Error, Kind, Op};
 use crate::ids::PoolName;
@@ -20,8 +21,8 @@ impl Host {
     /// Sets a pool up and adds it. It runs to its end, whether somebody waits or not.
     ///
     /// # Errors
-    /// The name is taken; another pool has its data there; the place cannot do what the driver needs. Nothing was
-    /// changed then, and nothing that was made is left.
+    /// The name is taken; another pool has its data there; the place, or the machine, cannot do what the driver or an
+    /// option needs. Nothing was changed then, and nothing that was made is left.
     pub async fn add_pool(self: &Arc<Self>, new: NewPool) -> Result<(), HostError> {
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move { host.add_pool_alone(new).await });
@@ -37,6 +38,9 @@ impl Host {
         let look = tokio::task::spawn_blocking(move || look(&seen.model, new, tuning)).await;
         let looked = look.map_err(|join| Error::new(Kind::Backend, Op::SetupPool, name).because(join))??;
         let Looked { new, driver, own, missing } = looked;
+        if new.options.get(EPHEMERAL).is_some_and(|value| &**value == shown(true)) {
+            self.storage.can_encrypt(Op::SetupPool, &new.name).await?;
+        }
         if !missing.is_empty() {
             folders::begin(&self.committer, &missing).await?;
         }

@@ -9,6 +9,7 @@ use super::super::refusal::HostError;
 use super::super::snapshot::Snapshot;
 use super::super::write::Write;
 use super::options::{EPHEMERAL, REVISIONS, bad, shown};
+use crate::error::Op;
 use crate::storage::{DriverKind, RevisionsToKeep};
 
 impl Host {
@@ -25,8 +26,12 @@ impl Host {
     /// Whether volatile volumes that say nothing themselves are encrypted with a key that nobody keeps.
     ///
     /// # Errors
-    /// No such pool; a pool of kernels has none; the store cannot be written.
+    /// No such pool; a pool of kernels has none; yes, where nothing can encrypt them; the store cannot be written.
     pub async fn set_pool_ephemeral(&self, pool: &str, ephemeral: bool) -> Result<(), HostError> {
+        if ephemeral {
+            set_ephemeral(&self.snapshot(), pool, ephemeral).map_err(|refused| refused.refusal)?;
+            self.storage.can_encrypt(Op::SetupPool, pool).await?;
+        }
         let pool = pool.to_owned();
         self.committer.commit(move |seen| set_ephemeral(seen, &pool, ephemeral)).await
     }

@@ -35,8 +35,7 @@ pub struct VolumeFacts {
     pub path: Option<PathBuf>,
     /// How many former states are kept, by its own setting or its pool's.
     pub revisions_to_keep: RevisionsToKeep,
-    /// Whether it is to be encrypted with a key that nobody keeps, by its own setting or its pool's. Stored alone: no
-    /// driver encrypts yet.
+    /// Whether it is encrypted with a key that nobody keeps, by its own setting or its pool's.
     pub ephemeral: bool,
     /// Whether what it was copied from has changed since; `None` where nobody can tell.
     pub outdated: Option<bool>,

@@ -16,6 +16,7 @@ use super::super::volumes;
 use super::super::write::Write;
 use super::{Named, VolumeRefusal};
 use crate::config::Access;
+use crate::error::Op;
 use crate::ids::VmName;
 use crate::storage::RevisionsToKeep;
 
@@ -58,7 +59,8 @@ impl Host {
     /// Says whether a volume is encrypted with a key that nobody keeps; it holds from the next start on.
     ///
     /// # Errors
-    /// No such volume; yes, for one that outlives a stop, is made from another, or is read-only.
+    /// No such volume; yes, for one that outlives a stop, is made from another, or is read-only; yes, where nothing can
+    /// encrypt it: such a volume would not be started.
     pub async fn set_volume_ephemeral(
         &self,
         vm: &VmName,
@@ -71,6 +73,12 @@ impl Host {
             }
             Ok(VolumeConfig { ephemeral: Some(ephemeral), ..VolumeConfig::clone(&named.config) })
         };
+        if ephemeral {
+            // The machine is asked when nothing else is wrong.
+            let named = self.named_volume(vm, volume)?;
+            set(&self.snapshot(), &named)?;
+            self.storage.can_encrypt(Op::EncryptVolume, &named.placed.id).await?;
+        }
         self.set_volume(vm, volume, set).await
     }
 

@@ -10,6 +10,7 @@
 mod op;
 
 use std::any::Any;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -90,6 +91,12 @@ pub trait Mapper: fmt::Debug + Send + Sync {
     /// Why not.
     fn available(&self) -> Result<(), Failed>;
 
+    /// Whether it can encrypt, too.
+    ///
+    /// # Errors
+    /// Why not.
+    fn encrypts(&self) -> Result<(), Failed>;
+
     /// Executes one command. It is done whole or not at all.
     ///
     /// # Errors
@@ -133,7 +140,7 @@ impl DeviceMapper {
         Self { limit }
     }
 
-    fn dmsetup(&self, arguments: &[&str], input: &[u8]) -> Result<(), Failed> {
+    fn dmsetup<S: AsRef<OsStr>>(&self, arguments: &[S], input: &[u8]) -> Result<(), Failed> {
         let mut command = Command::new("dmsetup");
         command.env("LC_ALL", "C").args(arguments);
         command.process_group(0);
@@ -160,6 +167,12 @@ impl Mapper for DeviceMapper {
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.dmsetup(&["version"], b""),
             Err(e) => Err(Failed::Broken(format!("{control}: {e}"))),
         }
+    }
+
+    fn encrypts(&self) -> Result<(), Failed> {
+        self.available()?;
+        // The kernel loads the module for the question.
+        self.dmsetup(&["target-version", "crypt"], b"")
     }
 
     fn run(&self, op: &DmOp) -> Result<(), Failed> {
@@ -259,6 +272,7 @@ mod tests {
         for shown in [op.argv().join(" "), op.to_string(), format!("{op:?}")] {
             assert!(!shown.contains(hex), "{shown}");
         }
+        assert!(op.argv().contains(&"--uuid=CRYPT-TEMP-vm-volatile-work-crypt@volatile".to_owned()));
     }
 
     #[test]

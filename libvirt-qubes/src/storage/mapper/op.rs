@@ -26,6 +26,9 @@ impl fmt::Display for DeviceNumber {
 /// Sectors of 512 bytes that a snapshot copies at a time; the deployed daemon's.
 pub(in crate::storage) const CHUNK: u64 = 256;
 
+/// LVM looks for nothing on a device whose UUID begins so: what a guest writes there, nobody in dom0 is to believe.
+const PRIVATE: &str = "CRYPT-TEMP-";
+
 /// What a device is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -46,9 +49,9 @@ pub enum Target {
     },
 }
 
-/// A key of AES-256 in XTS. Wiped from memory when it is dropped, and never shown.
+/// A key of AES-256 in XTS. It lies in one place, is wiped from there when it is dropped, and never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Key(Zeroizing<[u8; 64]>);
+pub struct Key(Box<Zeroizing<[u8; 64]>>);
 
 impl Key {
     /// A new one.
@@ -56,9 +59,9 @@ impl Key {
     /// # Errors
     /// If the kernel has no random numbers.
     pub fn random() -> io::Result<Self> {
-        let mut key = Zeroizing::new([0; 64]);
+        let mut key = Box::new(Zeroizing::new([0; 64]));
         // So few bytes come whole once the kernel has any.
-        let came = getrandom(&mut *key, GetRandomFlags::empty())?;
+        let came = getrandom(&mut **key, GetRandomFlags::empty())?;
         if came == key.len() { Ok(Self(key)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
@@ -95,12 +98,16 @@ pub enum DmOp {
 
 impl DmOp {
     /// The command's words.
-    pub fn argv(&self) -> Vec<&str> {
-        let plain = ["--noudevrules", "--noudevsync"];
-        match self {
-            Self::Create { name, .. } => [&["create"], &plain[..], &["--", name.as_str()]].concat(),
-            Self::Remove(name) => [&["remove", "--retry"], &plain[..], &["--", name.as_str()]].concat(),
-        }
+    pub fn argv(&self) -> Vec<String> {
+        let (mut words, name) = match self {
+            Self::Create { name, target: Target::Snapshot { .. }, .. } => (vec!["create".to_owned()], name),
+            Self::Create { name, target: Target::Crypt { .. }, .. } => {
+                (vec!["create".to_owned(), format!("--uuid={PRIVATE}{name}")], name)
+            }
+            Self::Remove(name) => (vec!["remove".to_owned(), "--retry".to_owned()], name),
+        };
+        words.extend(["--noudevrules", "--noudevsync", "--", name.as_str()].map(str::to_owned));
+        words
     }
 
     /// What it reads.

@@ -151,6 +151,7 @@ fn host_config(config: &Config) -> HostConfig {
         events: EventLimits { queue: count(limits.event_queue), history: count(limits.event_history) },
         storage: storage::Limits { bulk_copies: count(limits.bulk_copies), ..storage::Limits::default() },
         tuning: tuning(config),
+        mapper: None,
     }
 }
 
