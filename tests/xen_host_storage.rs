@@ -3,6 +3,9 @@
 //! The guest counts its boots in a file on its root and in the first sector of its private volume. Runs in dom0: `/dev/vdb` is the
 //! tests' own disk.
 
+#[path = "xen_host_storage/ephemeral.rs"]
+mod ephemeral;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use libvirt_qubes::config::Access;
@@ -49,6 +50,10 @@ async fn what_is_written_to_an_ephemeral_volume_is_noise_on_the_disk() {
         let table = output("dmsetup", &["table", "vm-volatile-work-crypt@volatile"]);
         assert!(table.contains(&format!("0 {} crypt aes-xts-plain64 ", SIZE / 512)), "{table}");
         assert_eq!((devices().len(), attached().len()), (1, 1));
+        // What a guest writes is nothing for LVM to believe.
+        let refused = Command::new("lvm").args(["pvcreate", "--yes"]).arg(&device).output().unwrap();
+        let why = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && why.contains("not in a usable state"), "{why}");
         let file = File::options().read(true).write(true).open(&device).unwrap();
         let mut data = vec![1; 64 << 10];
         file.read_exact_at(&mut data, 0).unwrap();
