@@ -300,7 +300,7 @@ mod tests {
                     }
                 });
             }
-            for _ in 0..300 {
+            for _ in 0..100 {
                 assert_eq!(ended(take_locks), 7);
             }
         });
