@@ -252,7 +252,7 @@ impl ImageDriver {
     }
 
     /// Makes the pool's folders, as far as they are not there, once `fits` has found nothing against the place.
-    fn prepare(&self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    fn make_place(&self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let Shared { dir, flavour, disk, .. } = &*self.shared;
         places::needs_parent(dir)?;
         let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
@@ -382,7 +382,7 @@ impl Driver for ImageDriver {
     }
 
     fn setup(&self) -> Result<()> {
-        self.prepare(probe::probe)
+        self.make_place(probe::probe)
     }
 
     /// The place was tried out when the pool was added.
