@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::pool::{Lane, Storage};
+use super::lanes::{Lane, Lanes};
+use super::pool::Storage;
 use super::{ImportWriter, Job, Volume};
 use crate::error::{Error, Kind, Op, Result};
 use crate::ids::ByteSize;
@@ -11,6 +12,7 @@ use crate::ids::ByteSize;
 /// before, or while one of its futures is under way, the import is given up and leaves nothing.
 pub struct Import {
     storage: Storage,
+    lanes: Lanes,
     volume: Volume,
     writer: Option<OffThread>,
 }
@@ -35,8 +37,8 @@ impl Drop for OffThread {
 }
 
 impl Import {
-    pub(super) fn new(storage: Storage, volume: Volume, writer: Box<dyn ImportWriter>) -> Self {
-        Self { storage, volume, writer: Some(OffThread(Some(writer))) }
+    pub(super) fn new(storage: Storage, lanes: Lanes, volume: Volume, writer: Box<dyn ImportWriter>) -> Self {
+        Self { storage, lanes, volume, writer: Some(OffThread(Some(writer))) }
     }
 
     /// Writes the next bytes and gives the buffer back, empty. A piece of 256 KiB to 1 MiB is cheapest.
@@ -124,8 +126,8 @@ impl Import {
         lane: Lane,
         work: W,
     ) -> impl Future<Output = Result<T>> + Send + use<T, W> {
-        let (storage, id) = (self.storage.clone(), self.volume.id.to_string());
-        async move { storage.run(lane, &Job::default(), Op::ImportVolume, id, work).await }
+        let (storage, lanes, id) = (self.storage.clone(), self.lanes.clone(), self.volume.id.to_string());
+        async move { storage.run(&lanes, lane, &Job::default(), Op::ImportVolume, id, work).await }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::locks::{Held, Volume};
 use crate::error::{Error, Kind, Op, Result};
 
 /// How far a copy is.
@@ -22,12 +23,20 @@ pub struct Progress {
 pub struct Job {
     cancel: CancellationToken,
     progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    commit: Option<Arc<Volume>>,
+}
+
+/// A volume's state is its holder's to change. See [`Job::commit_turn`].
+#[derive(Debug)]
+#[must_use = "it ends when it is dropped"]
+pub struct CommitTurn {
+    _state: Option<Held>,
 }
 
 impl Job {
     /// An operation that `cancel` stops.
     pub fn new(cancel: CancellationToken) -> Self {
-        Self { cancel, progress: None }
+        Self { cancel, progress: None, commit: None }
     }
 
     /// `progress` is called on the copying thread, after each chunk; it must not block.
@@ -48,6 +57,20 @@ impl Job {
     /// Waits until the operation is cancelled.
     pub async fn cancelled(&self) {
         self.cancel.cancelled().await;
+    }
+
+    /// The volume that the operation works on is another's to start from and to copy until [`commit_turn`](Self::commit_turn).
+    #[must_use]
+    pub(super) fn with_commit_turn(mut self, volume: Arc<Volume>) -> Self {
+        self.commit = Some(volume);
+        self
+    }
+
+    /// Waits until nobody needs the volume's committed state to stay what it is, and keeps others from it until it is dropped.
+    /// A driver asks for it when the data is copied, before the first step that changes what is committed. It blocks, for
+    /// as long as it takes to fix a state.
+    pub fn commit_turn(&self) -> CommitTurn {
+        CommitTurn { _state: self.commit.clone().map(Volume::state_blocking) }
     }
 
     /// Tells how far the operation is.

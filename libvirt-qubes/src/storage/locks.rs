@@ -1,7 +1,10 @@
-//! The locks of volumes: whoever holds one is the only one who works on that volume.
+//! The locks of volumes. Each volume has two: that of its *work*, for whoever does something to it, and that of its
+//! *state*, for whoever changes which state is committed, or has to find that unchanged for a moment.
 //!
-//! Two locks are taken in the order of their keys. Nobody waits for a third, and nobody waits for a thread while
-//! he holds none, so that waits end.
+//! What is short holds both. A copy of data holds the first alone, and the second only for its commit, so that what
+//! starts from the volume, or copies it, does not wait for that. Two locks of states are taken in the order of their keys,
+//! and a lock of work before all locks of states: nobody waits for a lock of work while he holds one of a state, so that
+//! waits end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,47 +15,90 @@ use super::VolumeId;
 use crate::ids::PoolName;
 
 pub(super) type Key = (PoolName, VolumeId);
-pub(super) type Held = OwnedMutexGuard<()>;
 
-type Lock = tokio::sync::Mutex<()>;
+/// Locks that are held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    state: Option<OwnedMutexGuard<()>>,
+    _work: Option<OwnedMutexGuard<()>>,
+    /// As long as somebody holds one of them, others find the same ones.
+    _volume: Arc<Volume>,
+}
+
+impl Held {
+    /// Gives the state to others, and keeps the work.
+    pub(super) fn release_state(&mut self) {
+        self.state = None;
+    }
+}
+
+/// The locks of one volume.
+#[derive(Debug, Default)]
+pub(super) struct Volume {
+    work: Arc<tokio::sync::Mutex<()>>,
+    state: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Volume {
+    pub(super) async fn whole(self: Arc<Self>) -> Held {
+        let work = Arc::clone(&self.work).lock_owned().await;
+        let state = Arc::clone(&self.state).lock_owned().await;
+        Held { state: Some(state), _work: Some(work), _volume: self }
+    }
+
+    pub(super) async fn work(self: Arc<Self>) -> Held {
+        let work = Arc::clone(&self.work).lock_owned().await;
+        Held { state: None, _work: Some(work), _volume: self }
+    }
+
+    pub(super) async fn state(self: Arc<Self>) -> Held {
+        let state = Arc::clone(&self.state).lock_owned().await;
+        Held { state: Some(state), _work: None, _volume: self }
+    }
+
+    /// The same, on a thread that may block.
+    pub(super) fn state_blocking(self: Arc<Self>) -> Held {
+        let state = Arc::clone(&self.state).blocking_lock_owned();
+        Held { state: Some(state), _work: None, _volume: self }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    table: Mutex<HashMap<Key, Weak<Lock>>>,
+    table: Mutex<HashMap<Key, Weak<Volume>>>,
 }
 
 impl Locks {
-    fn get(&self, key: &Key) -> Arc<Lock> {
+    pub(super) fn of(&self, key: &Key) -> Arc<Volume> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = table.get(key).and_then(Weak::upgrade) {
-            return lock;
+        if let Some(volume) = table.get(key).and_then(Weak::upgrade) {
+            return volume;
         }
         // Those that nobody holds or waits for any more go whenever the table is about to grow.
         if table.len() == table.capacity() {
-            table.retain(|_, lock| lock.strong_count() > 0);
+            table.retain(|_, volume| volume.strong_count() > 0);
         }
-        let lock = Arc::new(Lock::default());
-        table.insert(key.clone(), Arc::downgrade(&lock));
-        lock
+        let volume = Arc::new(Volume::default());
+        table.insert(key.clone(), Arc::downgrade(&volume));
+        volume
     }
 
-    pub(super) async fn one(&self, key: &Key) -> Held {
-        self.get(key).lock_owned().await
-    }
-
-    /// The lock of a volume and that of its source.
+    /// Both locks of a volume, and that of its source's state.
     pub(super) async fn with_source(&self, key: &Key, source: &Key) -> (Held, Option<Held>) {
+        let own = self.of(key);
         match key.cmp(source) {
             std::cmp::Ordering::Less => {
-                let own = self.one(key).await;
-                (own, Some(self.one(source).await))
+                let own = own.whole().await;
+                (own, Some(self.of(source).state().await))
             }
             std::cmp::Ordering::Greater => {
-                let source = self.one(source).await;
-                (self.one(key).await, Some(source))
+                let mut work = Arc::clone(&own).work().await;
+                let source = self.of(source).state().await;
+                work.state = own.state().await.state.take();
+                (work, Some(source))
             }
             // A volume that is its own source is the driver's to refuse.
-            std::cmp::Ordering::Equal => (self.one(key).await, None),
+            std::cmp::Ordering::Equal => (own.whole().await, None),
         }
     }
 }
@@ -88,14 +134,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoeverworks_leaves_thestate_to_others_until_he_changes_it() {
+        let locks = Locks::default();
+        let working = locks.of(&key(1)).work().await;
+        let (own, source) = locks.with_source(&key(2), &key(1)).await;
+        let volume = locks.of(&key(1));
+        assert!(volume.work.try_lock().is_err() && volume.state.try_lock().is_err());
+        drop(source);
+        assert!(volume.state.try_lock().is_ok());
+        assert!(volume.work.try_lock().is_err(), "it was another's");
+        drop((working, own));
+        assert!(volume.work.try_lock().is_ok());
+    }
+
+    #[tokio::test]
     async fn locks_that_nobody_holds_are_forgotten() {
         let locks = Locks::default();
-        let kept = locks.one(&key(0)).await;
+        let kept = locks.of(&key(0)).state().await;
         for n in 1..10_000 {
-            drop(locks.one(&key(n)).await);
+            drop(locks.of(&key(n)).whole().await);
         }
         assert!(locks.table.lock().unwrap().len() < 100);
-        assert!(locks.get(&key(0)).try_lock().is_err(), "a lock that is held was forgotten");
+        assert!(locks.of(&key(0)).state.try_lock().is_err(), "a lock that is held was forgotten");
         drop(kept);
     }
 }

@@ -15,6 +15,7 @@ mod image;
 mod import;
 mod job;
 mod kernel;
+mod lanes;
 mod locks;
 pub mod lvm;
 pub mod mapper;
@@ -34,11 +35,12 @@ pub use driver::{
 };
 pub use image::{CopyOnWrite, ImageDriver, SetupCheck, Step};
 pub use import::Import;
-pub use job::{Job, Progress};
+pub use job::{CommitTurn, Job, Progress};
 pub use kernel::KernelDriver;
+pub use lanes::Limits;
 pub use lvm::{LvmDriver, Tuning};
 pub use place::{Meeting, PoolPlace};
-pub use pool::{Limits, Storage, Volume};
+pub use pool::{Storage, Volume};
 pub use transfer::{Export, ImportSize, ImportWriter};
 pub use volume::{
     Revision, RevisionId, RevisionsToKeep, Sharing, VolumeGroup, VolumeId, VolumeKind, VolumeSpec,

@@ -1,22 +1,21 @@
 //! The way in for async callers: pools by name, and the drivers' operations off the async threads.
 //!
-//! Each operation waits for its volume's lock, then for a thread, then runs to its end: dropping the future gives up
+//! Each operation waits for its volume's locks, then for a thread, then runs to its end: dropping the future gives up
 //! the answer, not the work. What is short, what belongs to a start and what copies in bulk have bounds of their own,
-//! so that none of them waits behind the others.
+//! so that none of them waits behind the others; and a copy of data lets others have its volume's state meanwhile.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::Semaphore;
-
 use super::ephemeral;
-use super::locks::{Key, Locks};
+use super::lanes::{Lane, Lanes};
+use super::locks::{Held, Key, Locks};
 use super::mapper::{DeviceMapper, Mapper};
 use super::{
-    Contents, Driver, Ending, Export, Import, ImportSize, Job, Kernel, PoolUsage, Recovered, Revision,
-    RevisionId, Started, Tuning, VolumeId, VolumeInfo, VolumeSpec,
+    Contents, Driver, Ending, Export, Import, ImportSize, Job, Kernel, Limits, PoolUsage, Recovered,
+    Revision, RevisionId, Started, Tuning, VolumeId, VolumeInfo, VolumeSpec,
 };
 use crate::error::{Error, Kind, Op, Result};
 use crate::ids::{ByteSize, KernelVersion, PoolName};
@@ -38,30 +37,6 @@ impl Volume {
     }
 }
 
-/// How many blocking operations run at a time; more wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Short ones: create, stop, resize, figures.
-    pub short: usize,
-    /// Starts, with the copies that they need.
-    pub starts: usize,
-    /// Copies of the data of whole volumes, and writes of imports. Copies that share blocks are short ones.
-    pub bulk_copies: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { short: 32, starts: 64, bulk_copies: 4 }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Lane {
-    Short,
-    Start,
-    Bulk,
-}
-
 /// All pools. Cheap to clone; clones are the same storage.
 #[derive(Debug, Clone)]
 pub struct Storage {
@@ -71,15 +46,20 @@ pub struct Storage {
 #[derive(Debug)]
 struct Inner {
     tuning: Tuning,
-    pools: RwLock<BTreeMap<PoolName, Arc<dyn Driver>>>,
+    pools: RwLock<BTreeMap<PoolName, Pool>>,
     locks: Locks,
     /// For ephemeral volumes.
     mapper: Arc<dyn Mapper>,
-    short: Arc<Semaphore>,
-    starts: Arc<Semaphore>,
-    bulk: Arc<Semaphore>,
+    /// Of what belongs to no pool yet, or none any more.
+    lanes: Lanes,
     /// How much work was begun that may change what is in use.
     changes: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+struct Pool {
+    driver: Arc<dyn Driver>,
+    lanes: Lanes,
 }
 
 impl Storage {
@@ -96,16 +76,13 @@ impl Storage {
 
     /// The same, with somebody else to make devices. For tests.
     pub fn with_mapper(limits: Limits, tuning: Tuning, mapper: Arc<dyn Mapper>) -> Self {
-        let lane = |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
             inner: Arc::new(Inner {
                 tuning,
                 pools: RwLock::default(),
                 locks: Locks::default(),
                 mapper,
-                short: lane(limits.short),
-                starts: lane(limits.starts),
-                bulk: lane(limits.bulk_copies),
+                lanes: Lanes::new(limits),
                 changes: AtomicU64::new(0),
             }),
         }
@@ -144,13 +121,16 @@ impl Storage {
         prepare: fn(&dyn Driver) -> Result<()>,
     ) -> Result<()> {
         let new = Arc::clone(&driver);
-        self.run(Lane::Short, &Job::default(), Op::SetupPool, name.to_string(), move || prepare(&*new))
-            .await?;
+        let lanes = self.inner.lanes.another();
+        self.run(&lanes, Lane::Short, &Job::default(), Op::SetupPool, name.to_string(), move || {
+            prepare(&*new)
+        })
+        .await?;
         let mut pools = self.inner.pools.write().unwrap_or_else(PoisonError::into_inner);
         if pools.contains_key(&name) {
             return Err(Error::new(Kind::AlreadyExists, Op::SetupPool, name));
         }
-        pools.insert(name, driver);
+        pools.insert(name, Pool { driver, lanes });
         Ok(())
     }
 
@@ -165,9 +145,9 @@ impl Storage {
     /// As there; it is forgotten all the same.
     pub async fn give_up_pool(&self, name: &PoolName) -> Result<bool> {
         let removed = self.inner.pools.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        let Some(driver) = removed else { return Ok(false) };
+        let Some(Pool { driver, lanes }) = removed else { return Ok(false) };
         let dispose = move || driver.dispose().map(|()| true);
-        self.run(Lane::Short, &Job::default(), Op::RemovePool, name.to_string(), dispose).await
+        self.run(&lanes, Lane::Short, &Job::default(), Op::RemovePool, name.to_string(), dispose).await
     }
 
     /// The names of the pools, sorted.
@@ -180,6 +160,10 @@ impl Storage {
     /// # Errors
     /// `NotFound`.
     pub fn driver(&self, pool: &PoolName) -> Result<Arc<dyn Driver>> {
+        self.pool(pool).map(|pool| pool.driver)
+    }
+
+    fn pool(&self, pool: &PoolName) -> Result<Pool> {
         let pools = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner);
         let unusable = || {
             let why = format!("storage pool '{pool}' cannot be used now; the daemon's log says why");
@@ -239,14 +223,23 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn start(&self, volume: &Volume, job: Job) -> Result<Option<Started>> {
-        let driver = self.driver(&volume.pool)?;
+        let Pool { driver, lanes } = self.pool(&volume.pool)?;
         let key = volume.key();
-        let (own, mut source) = match volume.spec.kind.source() {
-            Some(source) => self.inner.locks.with_source(&key, &(volume.pool.clone(), source.clone())).await,
-            None => (self.inner.locks.one(&key).await, None),
+        let locked = async {
+            match volume.spec.kind.source() {
+                Some(source) => {
+                    self.inner.locks.with_source(&key, &(volume.pool.clone(), source.clone())).await
+                }
+                None => (self.inner.locks.of(&key).whole().await, None),
+            }
+        };
+        let (own, mut source) = tokio::select! {
+            biased;
+            locked = locked => locked,
+            () = job.cancelled() => return Err(Error::new(Kind::Cancelled, Op::StartVolume, &volume.id)),
         };
         let (v, mapper) = (volume.clone(), Arc::clone(&self.inner.mapper));
-        self.run(Lane::Start, &job.clone(), Op::StartVolume, volume.id.to_string(), move || {
+        self.run(&lanes, Lane::Start, &job.clone(), Op::StartVolume, volume.id.to_string(), move || {
             let _own = own;
             ephemeral::check(&*mapper, &v.id, &v.spec)?;
             ephemeral::stop(&*mapper, &v.id, &v.spec, Op::StartVolume)?;
@@ -271,7 +264,7 @@ impl Storage {
         let (mapper, target) = (Arc::clone(&self.inner.mapper), target.to_string());
         let asked = target.clone();
         let ask = move || ephemeral::can_encrypt(&*mapper, op, asked);
-        self.run(Lane::Short, &Job::default(), op, target, ask).await
+        self.run(&self.inner.lanes, Lane::Short, &Job::default(), op, target, ask).await
     }
 
     /// See [`Driver::stop`].
@@ -308,7 +301,8 @@ impl Storage {
     pub async fn import(&self, volume: &Volume, size: ImportSize) -> Result<Import> {
         let begun =
             self.short(Op::ImportVolume, volume, move |driver, v| driver.begin_import(&v.id, &v.spec, size));
-        Ok(Import::new(self.clone(), volume.clone(), begun.await?))
+        let lanes = self.pool(&volume.pool).map_or_else(|_| self.inner.lanes.clone(), |pool| pool.lanes);
+        Ok(Import::new(self.clone(), lanes, volume.clone(), begun.await?))
     }
 
     /// See [`Driver::export`]. Reading from it blocks.
@@ -316,10 +310,13 @@ impl Storage {
     /// # Errors
     /// As there.
     pub async fn export(&self, volume: &Volume) -> Result<Export> {
-        self.short(Op::ExportVolume, volume, |driver, v| {
+        let (Pool { driver, lanes }, v) = (self.pool(&volume.pool)?, volume.clone());
+        let state = self.inner.locks.of(&volume.key()).state().await;
+        let open = move || {
+            let _state = state;
             Ok(driver.export(&v.id, &v.spec)?.named(driver.vid(&v.id, &v.spec), v.pool.clone()))
-        })
-        .await
+        };
+        self.run(&lanes, Lane::Short, &Job::default(), Op::ExportVolume, volume.id.to_string(), open).await
     }
 
     /// Replaces `target`'s state by a copy of `source`'s committed one; makes `target` if it is not there. The
@@ -361,16 +358,17 @@ impl Storage {
         .await
     }
 
-    /// Oldest first; none on a driver without revisions.
+    /// Oldest first; none on a driver without revisions. Takes no lock, as [`info`](Self::info).
     ///
     /// # Errors
     /// As [`Revisions::revisions`](super::Revisions::revisions).
     pub async fn revisions(&self, volume: &Volume) -> Result<Vec<Revision>> {
-        self.short(Op::InspectStorage, volume, |driver, v| match driver.as_revisions() {
+        let (Pool { driver, lanes }, v) = (self.pool(&volume.pool)?, volume.clone());
+        let list = move || match driver.as_revisions() {
             Some(revisions) => revisions.revisions(&v.id),
             None => Ok(Vec::new()),
-        })
-        .await
+        };
+        self.run(&lanes, Lane::Short, &Job::default(), Op::InspectStorage, volume.id.to_string(), list).await
     }
 
     /// See [`Revisions::revert`](super::Revisions::revert).
@@ -416,9 +414,9 @@ impl Storage {
     /// # Errors
     /// As [`Driver::info`].
     pub async fn info(&self, volume: &Volume) -> Result<VolumeInfo> {
-        let (driver, v) = (self.driver(&volume.pool)?, volume.clone());
+        let (Pool { driver, lanes }, v) = (self.pool(&volume.pool)?, volume.clone());
         let mapper = Arc::clone(&self.inner.mapper);
-        self.run(Lane::Short, &Job::default(), Op::InspectStorage, volume.id.to_string(), move || {
+        self.run(&lanes, Lane::Short, &Job::default(), Op::InspectStorage, volume.id.to_string(), move || {
             let info = driver.info(&v.id, &v.spec)?;
             let path = ephemeral::device(&*mapper, &v.id, &v.spec).or(info.path);
             Ok(VolumeInfo { path, ..info })
@@ -464,9 +462,9 @@ impl Storage {
         pool: &PoolName,
         work: impl FnOnce(&dyn Driver) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let driver = self.driver(pool)?;
+        let Pool { driver, lanes } = self.pool(pool)?;
         let run = move || work(&*driver);
-        self.run(Lane::Short, &Job::default(), Op::InspectStorage, pool.to_string(), run).await
+        self.run(&lanes, Lane::Short, &Job::default(), Op::InspectStorage, pool.to_string(), run).await
     }
 
     async fn short<T: Send + 'static>(
@@ -486,18 +484,11 @@ impl Storage {
         volume: &Volume,
         work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let driver = self.driver(&volume.pool)?;
-        let lock = self.lock(volume).await;
-        let v = volume.clone();
-        self.run(lane, &job.clone(), op, volume.id.to_string(), move || {
-            let _lock = lock;
-            work(&*driver, &v, &job)
-        })
-        .await
+        self.held(lane, job, op, volume, work).await.map(|(done, ..)| done)
     }
 
-    /// The same for what changes a volume's state. Once there is an answer the driver prepares the next start, still under
-    /// the lock; of a future that was dropped, it does not.
+    /// The same for what changes a volume's state. Once there is an answer the driver prepares the next start, before anybody
+    /// else works on the volume; of a future that was dropped, it does not.
     pub(super) async fn changed<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -506,26 +497,46 @@ impl Storage {
         volume: &Volume,
         work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let driver = self.driver(&volume.pool)?;
-        let lock = self.lock(volume).await;
-        let (at_work, v) = (Arc::clone(&driver), volume.clone());
-        let (done, lock) = self
-            .run(lane, &job.clone(), op, volume.id.to_string(), move || {
-                let done = work(&*at_work, &v, &job)?;
-                Ok((done, lock))
-            })
-            .await?;
+        let (done, Pool { driver, lanes }, mut held) = self.held(lane, job, op, volume, work).await?;
+        held.release_state();
         let (storage, v) = (self.clone(), volume.clone());
         tokio::spawn(async move {
             let prepare = move || {
-                let _lock = lock;
+                let _held = held;
                 driver.prepare(&v.id, &v.spec);
                 Ok(())
             };
             // It is tried, no more: the driver has told what failed.
-            storage.run(Lane::Short, &Job::default(), Op::StartVolume, String::new(), prepare).await.ok();
+            let (job, op) = (Job::default(), Op::StartVolume);
+            storage.run(&lanes, Lane::Short, &job, op, String::new(), prepare).await.ok();
         });
         Ok(done)
+    }
+
+    /// Runs work under its volume's locks, and gives them back with what came of it. A copy of data has the state's only
+    /// from its [turn to commit](Job::commit_turn) on.
+    async fn held<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: Job,
+        op: Op,
+        volume: &Volume,
+        work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
+    ) -> Result<(T, Pool, Held)> {
+        let pool = self.pool(&volume.pool)?;
+        let locks = self.inner.locks.of(&volume.key());
+        let (held, job) = match lane {
+            Lane::Bulk => (Arc::clone(&locks).work().await, job.with_commit_turn(locks)),
+            Lane::Short | Lane::Start => (locks.whole().await, job),
+        };
+        let (driver, v) = (Arc::clone(&pool.driver), volume.clone());
+        let (done, held) = self
+            .run(&pool.lanes, lane, &job.clone(), op, volume.id.to_string(), move || {
+                let done = work(&*driver, &v, &job)?;
+                Ok((done, held))
+            })
+            .await?;
+        Ok((done, pool, held))
     }
 
     /// Where what copies a volume within its pool waits for its turn.
@@ -533,36 +544,22 @@ impl Storage {
         Ok(if self.driver(pool)?.shares_blocks() { Lane::Short } else { Lane::Bulk })
     }
 
-    async fn lock(&self, volume: &Volume) -> super::locks::Held {
-        self.inner.locks.one(&volume.key()).await
-    }
-
     /// Runs `work` on a thread that may block. Cancelled while it waits for one, it has done nothing.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        lanes: &Lanes,
         lane: Lane,
         job: &Job,
         op: Op,
         target: String,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let lane = match lane {
-            Lane::Short => &self.inner.short,
-            Lane::Start => &self.inner.starts,
-            Lane::Bulk => &self.inner.bulk,
-        };
-        let permit = tokio::select! {
-            biased;
-            () = job.cancelled() => return Err(Error::new(Kind::Cancelled, op, target)),
-            permit = Arc::clone(lane).acquire_owned() => permit,
-        };
+        let turn = lanes.turn(lane, job, op, &target).await?;
         if !matches!(op, Op::InspectStorage | Op::ReadKernel | Op::VerifyVolume) {
             self.inner.changes.fetch_add(1, Ordering::Relaxed);
         }
-        // The semaphores are never closed.
-        let permit = permit.map_err(|e| Error::new(Kind::Unavailable, op, &target).because(e))?;
         let ran = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             work()
         });
         ran.await.unwrap_or_else(|panicked| Err(Error::new(Kind::Backend, op, target).because(panicked)))

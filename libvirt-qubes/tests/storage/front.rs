@@ -11,8 +11,8 @@ use libvirt_qubes::config::Access;
 use libvirt_qubes::ids::{ByteSize, PoolName};
 use libvirt_qubes::storage::{
     Contents, Driver, Ending, Export, ImageDriver, ImportSize, ImportWriter, Job, Limits, PoolPlace,
-    PoolUsage, Recovered, RevisionsToKeep, SetupCheck, Sharing, Started, Storage, Volume, VolumeId,
-    VolumeInfo, VolumeKind, VolumeSpec,
+    PoolUsage, Recovered, Revisions, RevisionsToKeep, SetupCheck, Sharing, Started, Storage, Volume,
+    VolumeId, VolumeInfo, VolumeKind, VolumeSpec,
 };
 use libvirt_qubes::{Kind, Result};
 use tempfile::TempDir;
@@ -42,6 +42,10 @@ impl Door {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
+    fn hold(&self) {
+        *self.open.lock().unwrap() = false;
+    }
+
     fn open(&self) {
         *self.open.lock().unwrap() = true;
         self.changed.notify_all();
@@ -57,12 +61,16 @@ impl Door {
     }
 }
 
-/// The real driver, with a door after a snapshot's source is released and one before a copy.
+/// The real driver, with doors: after a snapshot's source is released, before a copy, and where the fields say.
 #[derive(Debug)]
 struct Slow {
     inner: ImageDriver,
     starts: Door,
     copies: Door,
+    /// Before a snapshot's source is released; open at first.
+    fixing: Door,
+    /// Before figures; open at first.
+    looks: Door,
 }
 
 impl Driver for Slow {
@@ -101,6 +109,7 @@ impl Driver for Slow {
     ) -> Result<Option<Started>> {
         let snapshot = spec.kind.source().is_some();
         let mut release = || {
+            self.fixing.pass();
             release_source();
             self.starts.pass();
         };
@@ -128,7 +137,11 @@ impl Driver for Slow {
         self.inner.export(id, spec)
     }
     fn info(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<VolumeInfo> {
+        self.looks.pass();
         self.inner.info(id, spec)
+    }
+    fn as_revisions(&self) -> Option<&dyn Revisions> {
+        self.inner.as_revisions()
     }
     fn usage(&self) -> Result<Option<PoolUsage>> {
         self.inner.usage()
@@ -147,7 +160,15 @@ struct Bench {
 async fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let inner = ImageDriver::file(&dir.path().join("pool")).unwrap();
-    let slow = Arc::new(Slow { inner, starts: Door::default(), copies: Door::default() });
+    let slow = Arc::new(Slow {
+        inner,
+        starts: Door::default(),
+        copies: Door::default(),
+        fixing: Door::default(),
+        looks: Door::default(),
+    });
+    slow.fixing.open();
+    slow.looks.open();
     let storage = Storage::new(Limits { bulk_copies: 2, ..Limits::default() });
     storage.add_pool(pool(), Arc::clone(&slow) as Arc<dyn Driver>).await.unwrap();
     Bench { dir, slow, storage }
@@ -304,6 +325,107 @@ async fn what_copies_no_data_waits_for_no_copy() {
     slow.copies.open();
     for copy in copies {
         within(copy).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_starts_from_a_volume_waits_for_no_copy_into_it() {
+    let Bench { slow, storage, dir: _dir } = bench().await;
+    let (template, source) = (origin("vm-templates/fedora/root"), origin("vm-templates/debian/root"));
+    for volume in [&template, &source] {
+        storage.create(volume).await.unwrap();
+    }
+    slow.starts.open();
+    let copy = tokio::spawn({
+        let (storage, template) = (storage.clone(), template.clone());
+        async move { storage.copy(&source, &template, Job::default()).await }
+    });
+    slow.copies.reached_by(1).await;
+    // The state until now is what they get.
+    let run = snapshot("appvms/a/root", &template);
+    path_of(&storage, &run).await;
+    assert_eq!(within(storage.info(&run)).await.unwrap().outdated, Some(false));
+    drop(within(storage.export(&template)).await.unwrap());
+    assert_eq!(within(storage.revisions(&template)).await.unwrap().len(), 0);
+    // Whoever would change it as well waits for his turn.
+    let mut stop = std::pin::pin!(storage.stop(&template, Ending::NeverRan));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut stop).await.is_err());
+    slow.copies.open();
+    within(copy).await.unwrap().unwrap();
+    within(stop).await.unwrap();
+    assert_eq!(within(storage.info(&run)).await.unwrap().outdated, Some(true));
+}
+
+#[tokio::test]
+async fn a_copy_commits_when_nobody_needs_the_state_until_then() {
+    let Bench { slow, storage, dir: _dir } = bench().await;
+    slow.copies.open();
+    let (template, source) = (origin("vm-templates/fedora/root"), origin("vm-templates/debian/root"));
+    for volume in [&template, &source] {
+        storage.create(volume).await.unwrap();
+    }
+    slow.fixing.hold();
+    let run = snapshot("appvms/a/root", &template);
+    let start = tokio::spawn({
+        let storage = storage.clone();
+        async move { storage.start(&run, Job::default()).await }
+    });
+    slow.fixing.reached_by(1).await;
+    let mut copy = std::pin::pin!(storage.copy(&source, &template, Job::default()));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut copy).await.is_err());
+    assert_eq!(within(storage.revisions(&template)).await.unwrap().len(), 0, "nothing is committed");
+    slow.fixing.open();
+    slow.starts.open();
+    within(start).await.unwrap().unwrap();
+    within(copy).await.unwrap();
+    assert_eq!(within(storage.revisions(&template)).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_its_source_is_called_off() {
+    let Bench { slow, storage, dir: _dir } = bench().await;
+    let template = origin("vm-templates/fedora/root");
+    storage.create(&template).await.unwrap();
+    slow.fixing.hold();
+    let (a, b) = (snapshot("appvms/a/root", &template), snapshot("appvms/b/root", &template));
+    let first = tokio::spawn({
+        let storage = storage.clone();
+        async move { storage.start(&a, Job::default()).await }
+    });
+    slow.fixing.reached_by(1).await;
+    let cancel = CancellationToken::new();
+    let mut second = std::pin::pin!(storage.start(&b, Job::new(cancel.clone())));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut second).await.is_err());
+    cancel.cancel();
+    assert_eq!(within(second).await.unwrap_err().kind(), Kind::Cancelled);
+    slow.fixing.open();
+    slow.starts.open();
+    within(first).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_that_hangs_holds_up_no_other() {
+    let Bench { slow, storage, dir: _dir } = bench().await;
+    let template = origin("vm-templates/fedora/root");
+    storage.create(&template).await.unwrap();
+    let elsewhere: PoolName = "elsewhere".parse().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let plain = ImageDriver::file(&dir.path().join("pool")).unwrap();
+    storage.add_pool(elsewhere.clone(), Arc::new(plain)).await.unwrap();
+    slow.looks.hold();
+    let stuck: Vec<_> = (0..Limits::default().short)
+        .map(|_| {
+            let (storage, template) = (storage.clone(), template.clone());
+            tokio::spawn(async move { storage.info(&template).await })
+        })
+        .collect();
+    slow.looks.reached_by(stuck.len()).await;
+    let volume = Volume { pool: elsewhere, ..origin("appvms/work/private") };
+    within(storage.create(&volume)).await.unwrap();
+    within(storage.info(&volume)).await.unwrap();
+    slow.looks.open();
+    for look in stuck {
+        within(look).await.unwrap().unwrap();
     }
 }
 

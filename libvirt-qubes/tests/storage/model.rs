@@ -69,6 +69,8 @@ struct Model {
     clean: State,
     /// Of a run, and whether it is written in place.
     dirty: Option<(State, bool)>,
+    /// Nothing was written since the start.
+    untouched: bool,
     /// Oldest first; those that a commit made.
     revisions: Vec<State>,
     kept: BTreeMap<u64, State>,
@@ -149,6 +151,7 @@ fn apply(real: &Real<'_>, model: &mut Model, action: &Action) {
                     model.revisions.clear();
                 }
                 model.dirty = Some((model.clean, in_place));
+                model.untouched = true;
             }
             assert_eq!(state_of(&path), model.dirty.unwrap().0);
         }
@@ -157,6 +160,7 @@ fn apply(real: &Real<'_>, model: &mut Model, action: &Action) {
                 let path = driver.info(id, &spec).unwrap().path.unwrap();
                 std::fs::File::options().write(true).open(path).unwrap().write_all_at(&[*byte], 0).unwrap();
                 state.0 = *byte;
+                model.untouched = false;
             }
         }
         Action::Stop | Action::Crash => {
@@ -172,6 +176,8 @@ fn apply(real: &Real<'_>, model: &mut Model, action: &Action) {
                     let surplus = model.revisions.len().saturating_sub(spec.revisions_to_keep.count());
                     model.revisions.drain(..surplus);
                 }
+                // A Start that ended before its guest ran costs no revision.
+                Some((_, false)) if model.untouched && matches!(action, Action::Crash) => {}
                 Some((state, false)) => model.commit(state),
                 None => {}
             }
@@ -259,6 +265,7 @@ fn apply(real: &Real<'_>, model: &mut Model, action: &Action) {
         Action::Grow => {
             let state = model.dirty.as_mut().map_or(&mut model.clean, |(state, _)| state);
             state.1 += 512;
+            model.untouched = false;
             driver.resize(id, &spec, ByteSize::bytes(state.1)).unwrap();
         }
         Action::StartSnapshot => {
@@ -359,6 +366,7 @@ fn play(driver: &ImageDriver, root: &Path, file: bool, mapped: bool, actions: &[
     let mut model = Model {
         clean: (0, SIZE),
         dirty: None,
+        untouched: false,
         revisions: Vec::new(),
         kept: BTreeMap::new(),
         next_kept: 1,

@@ -7,8 +7,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::io::Errno;
 
 use super::Shared;
-use crate::error::{At, Op, Result};
+use crate::error::{At, Error, Kind, Op, Result};
 use crate::storage::sparse::{BLOCK, SparseWriter, next_data};
+use crate::storage::transfer::LOOK_EACH;
 use crate::storage::{Job, Progress};
 
 /// Between two looks at the cancel token.
@@ -19,6 +20,8 @@ const CHUNK: u64 = 16 * 1024 * 1024;
 pub(super) enum Method {
     /// `FICLONE`; the data where the two files cannot share blocks.
     Share,
+    /// `FICLONE`, or nothing.
+    ShareAlone,
     /// The data.
     Data,
 }
@@ -39,9 +42,13 @@ impl Copy<'_> {
     /// Fills the empty file `target`. Its length is the source's, at least `size`.
     pub(super) fn fill(&self, target: &File) -> Result<()> {
         self.job.check(self.op, self.what)?;
-        if self.method == Method::Share && share(self.source, target).at(self.op, self.what)? {
+        if self.method != Method::Data && share(self.source, target).at(self.op, self.what)? {
             self.job.report(Progress { done: self.size, total: self.size });
             return Ok(());
+        }
+        if self.method == Method::ShareAlone {
+            let why = "these files cannot share blocks";
+            return Err(Error::new(Kind::Unsupported, self.op, self.what).because(why));
         }
         self.data(target)
     }
@@ -53,26 +60,30 @@ impl Copy<'_> {
             pool.room(self.op, self.what)?;
         }
         target.set_len(self.size).at(self.op, self.what)?;
+        let mut look = Look { pool: self.within, unchecked: 0 };
         let mut offset = 0;
         while offset < self.size {
             let Some((start, end)) = next_data(self.source, offset, self.size).at(self.op, self.what)? else {
                 break;
             };
-            self.range(target, start, end)?;
+            self.range(target, start, end, &mut look)?;
             offset = end;
         }
         self.job.report(Progress { done: self.size, total: self.size });
         Ok(())
     }
 
-    fn range(&self, target: &File, start: u64, end: u64) -> Result<()> {
+    fn range(&self, target: &File, start: u64, end: u64, look: &mut Look<'_>) -> Result<()> {
         let mut offset = start;
         while offset < end {
             self.job.check(self.op, self.what)?;
             let chunk = CHUNK.min(end - offset);
             match copy_range(self.source, target, offset, chunk).at(self.op, self.what)? {
-                Some(copied) => offset += copied,
-                None => return self.by_hand(target, offset, end),
+                Some(copied) => {
+                    offset += copied;
+                    look.after(copied, self.op, self.what)?;
+                }
+                None => return self.by_hand(target, offset, end, look),
             }
             self.job.report(Progress { done: offset, total: self.size });
         }
@@ -81,7 +92,7 @@ impl Copy<'_> {
 
     /// Where the kernel does not copy by itself: between file systems, and from block devices, which show no
     /// holes.
-    fn by_hand(&self, target: &File, start: u64, end: u64) -> Result<()> {
+    fn by_hand(&self, target: &File, start: u64, end: u64, look: &mut Look<'_>) -> Result<()> {
         let mut buffer = vec![0; 16 * BLOCK];
         let mut writer = SparseWriter::new(target.try_clone().at(self.op, self.what)?);
         // To a multiple of the block that is not past the start: rereads at most one block.
@@ -93,11 +104,32 @@ impl Copy<'_> {
             let part = buffer.get_mut(..wanted).unwrap_or_default();
             self.source.read_exact_at(part, offset).at(self.op, self.what)?;
             writer.write(part).at(self.op, self.what)?;
-            offset += u64::try_from(wanted).unwrap_or(0);
+            offset += usize_to_u64(wanted);
+            look.after(usize_to_u64(wanted), self.op, self.what)?;
             self.job.report(Progress { done: offset, total: self.size });
         }
         writer.finish(self.size).at(self.op, self.what)?;
         Ok(())
+    }
+}
+
+/// Looks at the watermark again as data is copied.
+struct Look<'a> {
+    pool: Option<&'a Shared>,
+    /// Bytes since it was last looked at.
+    unchecked: u64,
+}
+
+impl Look<'_> {
+    fn after(&mut self, copied: u64, op: Op, what: &dyn std::fmt::Display) -> Result<()> {
+        self.unchecked = self.unchecked.saturating_add(copied);
+        match self.pool {
+            Some(pool) if self.unchecked >= LOOK_EACH => {
+                self.unchecked = 0;
+                pool.room(op, what)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

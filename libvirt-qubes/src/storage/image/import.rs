@@ -217,6 +217,9 @@ pub(super) fn copy_from(
     if size != source.size() {
         file.set_len(size.get()).at(Op::ImportVolume, id)?;
     }
+    // What takes long is done before others have to wait.
+    file.sync_all().at(Op::ImportVolume, id)?;
     drop(file);
+    let _turn = job.commit_turn();
     target.commit()
 }

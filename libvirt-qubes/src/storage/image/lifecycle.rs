@@ -194,10 +194,19 @@ impl Place<'_> {
         self.remove_unfinished(&found)?;
         match &spec.kind {
             VolumeKind::Origin => {
-                if found.dirty.is_none() {
-                    self.remove_twins(&mut found)?;
+                match (&found.dirty, &found.clean) {
+                    (None, _) => {
+                        self.remove_twins(&mut found)?;
+                        Ok(Recovered::Clean)
+                    }
+                    // Nothing was written, as far as can be seen: a Start that ended before its guest ran. After a power cut
+                    // the time of a write may be lost and the write not, so it is not thrown away; but it costs no revision.
+                    (Some(dirty), Some(clean)) if is_untouched_copy(dirty, clean) => {
+                        self.replace(&Image::Dirty, found, None)?;
+                        Ok(Recovered::Committed)
+                    }
+                    (Some(_), _) => self.settle(spec, found),
                 }
-                self.settle(spec, found)
             }
             VolumeKind::Volatile | VolumeKind::Snapshot { .. } => self.drop_run(spec, &found),
             VolumeKind::Kernel { .. } => Err(self.no_kernels()),
@@ -243,12 +252,18 @@ impl Place<'_> {
     }
 
     /// Makes `new` the committed state; `found` is what is there now.
-    pub(super) fn commit(&self, spec: &VolumeSpec, new: &Image, mut found: Found) -> Result<()> {
+    pub(super) fn commit(&self, spec: &VolumeSpec, new: &Image, found: Found) -> Result<()> {
+        self.replace(new, found, Some(spec.revisions_to_keep.count()))
+    }
+
+    /// The same; so many revisions are kept then, that of the state until now among them. `None`: those that there are.
+    fn replace(&self, new: &Image, mut found: Found, keep: Option<usize>) -> Result<()> {
         let path = self.path(new);
         let file = self.open(new, Open::ToWrite)?;
         self.disk().sync_file(&file, &path).at(self.op, path.display())?;
-        let keep = spec.revisions_to_keep.count();
-        self.keep_clean(keep, &mut found)?;
+        if let Some(keep) = keep {
+            self.keep_clean(keep, &mut found)?;
+        }
         if found.precache.is_some() {
             self.remove(&Image::Precache)?;
         }
@@ -259,7 +274,9 @@ impl Place<'_> {
             self.sync_dir_name()?;
         }
         // The new state is safe: nothing from here on is worth an error.
-        if let Err(e) = self.prune(found.revisions, keep) {
+        if let Some(keep) = keep
+            && let Err(e) = self.prune(found.revisions, keep)
+        {
             tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove surplus revisions");
         }
         Ok(())
@@ -303,14 +320,21 @@ impl Place<'_> {
                 return Ok(());
             }
             let how = CopyInto {
-                method: Method::Share,
+                // A copy of the data is not made for nobody: it would take its time before anybody else may use the volume.
+                method: Method::ShareAlone,
                 durability: Durability::DataFirst,
                 near_full: NearFull::Refused,
             };
             self.copy(&self.open_clean()?, &Image::Precache, how, &Job::default())
         };
-        if let Err(e) = copy() {
-            tracing::warn!(volume = %self.id, error = %e.report(), "cannot prepare the copy for the next start");
+        match copy() {
+            Err(e) if e.kind() == Kind::Unsupported => {
+                tracing::debug!(volume = %self.id, error = %e.report(), "the next start makes its own copy");
+            }
+            Err(e) => {
+                tracing::warn!(volume = %self.id, error = %e.report(), "cannot prepare the copy for the next start");
+            }
+            Ok(()) => {}
         }
     }
 

@@ -22,6 +22,9 @@ pub(super) struct Place<'a> {
     pub(super) dir: PathBuf,
 }
 
+/// An operation renames a handful of files, with a sync between any two.
+const LOOKS: usize = 16;
+
 /// What lies there.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -101,15 +104,27 @@ impl<'a> Place<'a> {
     }
 
     /// The same, with what has an image's name and is none as if it were one: for a removal. And what is wrong with it.
+    ///
+    /// Whoever holds no lock may look while an operation renames: he looks again then.
     pub(super) fn look_at_all(&self) -> Result<(Found, Option<Error>)> {
+        for _ in 0..LOOKS {
+            if let Some(found) = self.look_once()? {
+                return Ok(found);
+            }
+        }
+        Err(self.refuse(Kind::Busy, "its files change all the time"))
+    }
+
+    /// `None`: a file went meanwhile.
+    fn look_once(&self) -> Result<Option<(Found, Option<Error>)>> {
         let at = self.dir.display();
         let mut found = Found::default();
         let mut odd = None;
         if !self.has_folder()? {
-            return Ok((found, None));
+            return Ok(Some((found, None)));
         }
         let listing = match std::fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((found, None)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some((found, None))),
             listing => listing.at(self.op, &at)?,
         };
         for entry in listing {
@@ -127,7 +142,10 @@ impl<'a> Place<'a> {
                 Named::Whole(image) => image,
             };
             // Not of what a link leads to.
-            let metadata = std::fs::symlink_metadata(&path).at(self.op, path.display())?;
+            let metadata = match std::fs::symlink_metadata(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                metadata => metadata.at(self.op, path.display())?,
+            };
             odd = regular::check(&metadata).at(self.op, path.display()).err().or(odd);
             match image {
                 Image::Clean => found.clean = Some(metadata),
@@ -141,7 +159,7 @@ impl<'a> Place<'a> {
         }
         found.revisions.sort_by_key(|(revision, _)| revision.number);
         found.kept.sort_by_key(|(number, _)| *number);
-        Ok((found, odd))
+        Ok(Some((found, odd)))
     }
 
     /// Makes the folder, if need be. Its name is durable only with the first state in it: see

@@ -94,6 +94,7 @@ impl Place<'_> {
         if let Some(copy) = &mut copy {
             copy.make_durable().at(self.op, self.dir.display())?;
         }
+        let _turn = job.commit_turn();
         let keep = spec.revisions_to_keep.count();
         match self.keep_clean(keep, &mut found) {
             Err(e) if e.kind() == Kind::NoSpace => {
@@ -153,7 +154,7 @@ impl Place<'_> {
         let path = self.path(&image);
         let shared = match how.method {
             Method::Data => false,
-            Method::Share => {
+            Method::Share | Method::ShareAlone => {
                 let source = self.open_image(&Image::Dirty)?;
                 let new = self.disk().begin(&path).at(self.op, path.display())?;
                 copy::share(source.file(), new.file()).at(self.op, path.display())?

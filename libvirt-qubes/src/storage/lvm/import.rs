@@ -255,11 +255,15 @@ pub(super) fn copy_from(
     job.check(Op::ImportVolume, id)?;
     if share(&mut target, source)? {
         job.report(Progress { done: source.size().get(), total: source.size().get() });
+        let _turn = job.commit_turn();
         return target.commit_made();
     }
     let mut writer = target.make(source.size(), Need::Data)?;
-    copy(&mut writer, source, id, job)?;
+    copy(shared, &mut writer, source, id, job)?;
     let file = writer.flush().at(Op::ImportVolume, id)?;
+    // What takes long is done before others have to wait.
+    file.sync_all().at(Op::ImportVolume, id)?;
+    let _turn = job.commit_turn();
     target.commit(file)
 }
 
@@ -301,11 +305,12 @@ fn is_of_pool(target: &Target, lv: &LvName) -> Result<bool> {
     Ok(lvs.iter().any(|found| found.name == lv.lv() && found.pool == pool.lv()))
 }
 
-fn copy(writer: &mut SparseWriter, source: &Export, id: &VolumeId, job: &Job) -> Result<()> {
+fn copy(shared: &Shared, writer: &mut SparseWriter, source: &Export, id: &VolumeId, job: &Job) -> Result<()> {
     let op = Op::ImportVolume;
     let total = source.size().get();
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
+    let mut unchecked = 0;
     while offset < total {
         let next = sparse::next_data(source.file(), offset, total).at(op, source.path().display())?;
         let (start, end) = next.unwrap_or((total, total));
@@ -317,7 +322,13 @@ fn copy(writer: &mut SparseWriter, source: &Export, id: &VolumeId, job: &Job) ->
             let part = buffer.get_mut(..wanted).unwrap_or_default();
             source.file().read_exact_at(part, offset).at(op, source.path().display())?;
             writer.write(part).at(op, id)?;
-            offset += u64::try_from(wanted).unwrap_or(0);
+            let copied = u64::try_from(wanted).unwrap_or(0);
+            offset += copied;
+            unchecked += copied;
+            if unchecked >= LOOK_EACH {
+                unchecked = 0;
+                shared.room(op, id, Need::Data)?;
+            }
             job.report(Progress { done: offset, total });
         }
     }
