@@ -132,6 +132,40 @@ fn on_a_full_disk_vms_are_removed_one_after_the_other_and_the_daemon_starts() {
 }
 
 #[test]
+fn on_a_full_disk_a_volume_goes_back_and_snapshots_are_removed() {
+    let Some(small) = Small::mount() else { return };
+    let state = small.path().join("state");
+    let daemon = Start::new().state(state.clone()).start();
+    ok(&daemon, "mgmt.vm.CreateTemplate", "dom0", "base", "a root image");
+    create(&daemon, "work");
+    ok(&daemon, "mgmt.vm.volume.Set.revisions_to_keep", "work", "private", "2");
+    let import = |data: &str| {
+        ok(&daemon, "mgmt.vm.volume.ImportWithSize", "work", "private", &format!("{}\n{data}", data.len()))
+    };
+    let holds = |data: &str| {
+        let image = std::fs::read(state.join("varlibqubes/appvms/work/private.img")).unwrap();
+        assert_eq!(String::from_utf8_lossy(&image[..data.len()]), data);
+    };
+    import("first");
+    import("second");
+    let kept = ok(&daemon, "mgmt.vm.volume.Snapshot", "work", "private", "");
+    import("third");
+    small.fill();
+    told_as_full(&until_full(&daemon, "work"), &state);
+
+    let listed = ok(&daemon, "mgmt.vm.volume.ListSnapshots", "work", "private", "");
+    let last = listed.lines().rfind(|id| *id != kept).unwrap();
+    ok(&daemon, "mgmt.vm.volume.Revert", "work", "private", last);
+    holds("second");
+    small.fill();
+    ok(&daemon, "mgmt.vm.volume.RemoveSnapshot", "work", "private", &kept);
+    let daemon = daemon.kill_and_restart();
+    holds("second");
+    let listed = ok(&daemon, "mgmt.vm.volume.ListSnapshots", "work", "private", "");
+    assert!(!listed.contains(&kept), "{listed}");
+}
+
+#[test]
 fn a_store_that_was_taken_away_or_replaced_takes_no_change() {
     let daemon = Daemon::start();
     ok(&daemon, "mgmt.vm.CreateTemplate", "dom0", "base", "a root image");

@@ -78,7 +78,7 @@ fn a_vm_that_is_removed_while_its_pool_is_away_leaves_nothing_once_the_pool_is_b
     assert!(private.exists());
     std::fs::rename(&pool, &away).unwrap();
     assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
-    assert!(daemon.log().contains("a volume stays for now"), "{}", daemon.log());
+    scene::until("that is logged", || daemon.log().contains("a volume stays for now"));
     let again = || daemon.call("mgmt.vm.Create.AppVM", "dom0", "base", b"name=work label=red");
     assert_eq!(again().exception().0, "QubesVMAlreadyExistsError");
     std::fs::rename(&away, &pool).unwrap();

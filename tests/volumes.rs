@@ -520,3 +520,54 @@ fn an_import_whose_data_is_whole_runs_on_after_the_deployed_clients_close() {
     until("nothing is left", || left_over(&daemon).is_empty());
     assert_eq!(content(&daemon, "work"), [50; 512]);
 }
+
+/// A hook that says that it runs and waits for leave before a copy.
+const WAITING: &str = r#"#!/bin/sh
+[ "$3" = pre_volume_import ] || exit 0
+here="$(dirname "$0")"
+touch "$here/reached"
+until [ -e "$here/go" ]; do sleep 0.02; done
+"#;
+
+/// Under one dialect a client that is gone calls a copy off, under the other it runs on.
+#[test]
+fn a_copy_ends_with_its_client_or_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("hook"), WAITING).unwrap();
+    let json = format!(
+        r#"{{"c": {{"bdriver": "file", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "sh {}"}}}}"#,
+        at("pool").display(),
+        at("hook").display()
+    );
+    std::fs::write(at("callback.json"), json).unwrap();
+    let config = format!("[storage]\ncallback_config = {:?}\n", at("callback.json").to_str().unwrap());
+    let daemon = scene(Start::new().config(&config));
+    import(&daemon, "work", &[5; 4096]);
+    let added = daemon.call("mgmt.pool.Add", "dom0", "callback", b"name=cb\nconf_id=c\n");
+    assert_eq!(added.ok(), "");
+    let payload = b"name=mail label=red pool:private=cb";
+    assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+    let image = || std::fs::read(at("pool/appvms/mail/private.img")).unwrap();
+    let before = image();
+    for (dialect, after) in [("mgmt", &before), ("admin", &vec![5; 4096])] {
+        let token = call(&daemon, "CloneFrom", "work", b"");
+        let mut stream = daemon.socket().connect();
+        let request = format!("{dialect}.vm.volume.CloneTo+private dom0 name mail\0{token}");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        until("the copy begins", || at("reached").exists());
+        drop(stream);
+        // The daemon has seen that nobody is there any more when it has answered others.
+        for _ in 0..20 {
+            call(&daemon, "Info", "work", b"");
+        }
+        std::fs::write(at("go"), "").unwrap();
+        // A change of the volume waits for the copy's end.
+        call(&daemon, "Snapshot", "mail", b"");
+        assert!(image() == *after, "{dialect}");
+        for name in ["reached", "go"] {
+            std::fs::remove_file(at(name)).unwrap();
+        }
+    }
+}

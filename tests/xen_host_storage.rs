@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use mgmt_tests::scene::files;
+use mgmt_tests::scene::{examine, files};
 use mgmt_tests::xen::{Host, guests, host_has, output, says, until};
 
 const DISK: &str = "/dev/vdb";
@@ -169,6 +169,9 @@ fn life(driver: &str, ground: &Ground) {
     let before = (host_has(), mapped());
     let options = format!("name=tested\n{}", ground.options());
     scene.host.ok("mgmt.pool.Add", "dom0", driver, &options);
+    let twice = format!("name=again\n{}", ground.options());
+    let (class, text) = scene.host.0.call("mgmt.pool.Add", "dom0", driver, twice.as_bytes()).exception();
+    assert!(class == "QubesPoolInUseError" && text.contains("tested"), "{class}: {text}");
     scene.host.ok("mgmt.property.Set", "dom0", "default_pool", "tested");
     let image = std::fs::read(guests().join("root.img")).unwrap();
     assert_eq!(scene.host.0.call("mgmt.vm.CreateTemplate", "dom0", "base", &image).ok(), "");
@@ -220,8 +223,9 @@ fn life(driver: &str, ground: &Ground) {
     scene.is_up("base", 1, 1);
     scene.shut_down("base");
     assert!(scene.is_outdated());
-    // A daemon that was killed knows, too.
-    scene.host = Host(scene.host.0.kill_and_restart());
+    // A daemon that was killed knows, too; and nothing is wrong with what it left.
+    let state = scene.host.0.state();
+    scene.host = Host(scene.host.0.kill_and(|| examine(&state)));
     assert!(scene.is_outdated());
     scene.shut_down("work");
     scene.host.start("work");

@@ -11,6 +11,7 @@ use super::class::VolumeKind;
 use super::create::clone::{self, NewClone};
 use super::creation::Creation;
 use super::host::Host;
+use super::meter::{Meter, Tell};
 use super::operation::OperationKind;
 use super::refusal::{HostError, Refusal};
 use super::snapshot::Run;
@@ -20,7 +21,7 @@ use super::volume::VolumeConfig;
 use super::volumes;
 use crate::error::{Kind, Op, Result};
 use crate::ids::{VmName, VolumeName};
-use crate::storage::{Export, Job, Volume};
+use crate::storage::{Export, Volume};
 
 /// So often the volumes are opened anew because their VM's run came to its end meanwhile.
 const ATTEMPTS: usize = 3;
@@ -129,6 +130,10 @@ impl Creation {
     }
 
     async fn copy(&self, export: Export, volume: &Volume) -> Result<(), HostError> {
-        Ok(self.host.storage.fill(export, volume, Job::new(self.cancel().clone())).await?)
+        let (vm, size) = (&self.plan.vm, export.size().get());
+        let meter = Meter::begin(&self.host.sequencer, vm, &volume.id.volume, size, Tell::IfLong);
+        self.host.storage.fill(export, volume, meter.job(self.cancel().clone())).await?;
+        meter.finish();
+        Ok(())
     }
 }

@@ -77,7 +77,7 @@ impl Host {
     async fn make(
         self: &Arc<Self>,
         uuid: Uuid,
-        plan: impl Fn(&Snapshot) -> Result<Diff<Plan>, Refused> + Send + 'static,
+        plan: impl Fn(&Snapshot) -> Result<Diff<Plan>, Refused> + Send + Sync + 'static,
     ) -> Result<Arc<Vm>, HostError> {
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
@@ -123,11 +123,22 @@ impl Creation {
     pub(super) async fn begin(
         host: &Arc<Host>,
         uuid: Uuid,
-        plan: impl Fn(&Snapshot) -> Result<Diff<Plan>, Refused> + Send + 'static,
+        plan: impl Fn(&Snapshot) -> Result<Diff<Plan>, Refused> + Send + Sync + 'static,
     ) -> Result<Self, HostError> {
-        host.settle_rows().await;
         let registered = host.operations.register(uuid, OperationKind::Create);
-        let plan = host.committer.commit(plan).await?;
+        let plan = Arc::new(plan);
+        let commit = || {
+            let plan = Arc::clone(&plan);
+            host.committer.commit(move |seen| plan(seen))
+        };
+        let plan = match commit().await {
+            // What waits for its removal may be what is in the way.
+            Err(HostError::Refused(_)) if host.waiting.has_rows() => {
+                host.settle_rows().await;
+                commit().await?
+            }
+            planned => planned?,
+        };
         let seen = host.snapshot();
         let placed: Result<Vec<Volume>, Refusal> = plan
             .vm

@@ -169,7 +169,8 @@ impl Host {
         let events = host.hypervisor.subscribe();
         recovery::recover(&host).await?;
         tokio::spawn(Arc::clone(&host).follow_hypervisor(events));
-        tokio::spawn(Arc::clone(&host).refresh());
+        tokio::spawn(Arc::clone(&host).refresh_domains());
+        tokio::spawn(Arc::clone(&host).refresh_storage());
         tokio::spawn(Arc::clone(&host).expire_rules());
         Ok(host)
     }
@@ -189,13 +190,18 @@ impl Host {
         &self.sequencer
     }
 
+    /// Calls off what copies data, as [`close`](Self::close) does: for a caller that has calls to end first.
+    pub fn cancel_copies(&self) {
+        self.closing.cancel();
+        self.operations.cancel_all(&[OperationKind::Create, OperationKind::Copy]);
+    }
+
     /// Ends the host: what copies data is cancelled, the rest is finished, then the store is closed. VMs go on.
     ///
     /// # Errors
     /// The store could not be closed in order; nothing acknowledged is lost.
     pub async fn close(&self) -> Result<()> {
-        self.closing.cancel();
-        self.operations.cancel_all(&[OperationKind::Create, OperationKind::Copy]);
+        self.cancel_copies();
         self.handed.give_up(None).await;
         self.tasks.close();
         self.tasks.wait().await;

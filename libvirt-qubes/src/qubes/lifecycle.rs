@@ -91,8 +91,12 @@ pub(super) fn plan_start(
     let mut steps = Vec::new();
     let mut free = (0..).map_while(Vdev::new);
     for volume in &vm.volumes {
-        let placed = volumes::place(seen, vm, volume)?;
         let Some(vdev) = free.next() else { break };
+        // The disks after it keep their names.
+        if volumes::is_nothing(seen, vm, volume) {
+            continue;
+        }
+        let placed = volumes::place(seen, vm, volume)?;
         steps.push(Step::StartVolume { volume: placed, vdev });
     }
     steps.extend([Step::CreateDomain, Step::RecordUnpause, Step::Unpause]);

@@ -130,33 +130,44 @@ impl Host {
         }
     }
 
-    /// Keeps figures young, for the host's life.
-    pub(super) async fn refresh(self: Arc<Self>) {
-        let mut domains = tokio::time::interval(DOMAINS_EVERY);
-        let mut pools = tokio::time::interval(self.config.tuning.refresh.max(Duration::from_secs(1)));
-        domains.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        pools.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Keeps figures of domains young, for the host's life.
+    pub(super) async fn refresh_domains(self: Arc<Self>) {
+        let mut every = ticks(DOMAINS_EVERY);
+        while self.next(&mut every).await {
+            if self.snapshot().cells.runs.is_empty() {
+                self.figures.domains.store(Arc::default());
+            } else if let Ok(list) = self.hypervisor.list().await {
+                let list = list.into_iter().map(|info| (info.uuid, info)).collect();
+                self.figures.domains.store(Arc::new(list));
+            }
+        }
+    }
+
+    /// Keeps figures of pools and kernels young, for the host's life.
+    pub(super) async fn refresh_storage(self: Arc<Self>) {
+        let mut every = ticks(self.config.tuning.refresh.max(Duration::from_secs(1)));
         {
             let _alone = self.pool_changes.lock().await;
             self.look_at_surroundings().await;
         }
-        loop {
-            tokio::select! {
-                () = self.closing.cancelled() => return,
-                _ = domains.tick() => {
-                    if self.snapshot().cells.runs.is_empty() {
-                        self.figures.domains.store(Arc::default());
-                    } else if let Ok(list) = self.hypervisor.list().await {
-                        let list = list.into_iter().map(|info| (info.uuid, info)).collect();
-                        self.figures.domains.store(Arc::new(list));
-                    }
-                }
-                _ = pools.tick() => {
-                    self.settle_waiting();
-                    self.refresh_pools().await;
-                    self.look_at_kernels().await;
-                }
-            }
+        while self.next(&mut every).await {
+            self.settle_waiting();
+            self.refresh_pools();
+            self.look_at_kernels().await;
         }
     }
+
+    /// `false`: the host is being closed.
+    async fn next(&self, every: &mut tokio::time::Interval) -> bool {
+        tokio::select! {
+            () = self.closing.cancelled() => false,
+            _ = every.tick() => true,
+        }
+    }
+}
+
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::event::{EventKind, ModelEvent, Subject};
-use super::super::sequencer::Sequencer;
-use super::super::vm::Vm;
+use super::event::{EventKind, ModelEvent, Subject};
+use super::sequencer::Sequencer;
+use super::vm::Vm;
 use crate::ids::VolumeName;
 use crate::storage::Job;
 
@@ -25,7 +25,7 @@ pub(super) struct Meter {
 pub(super) enum Tell {
     /// At the beginning, and at a good end.
     Always,
-    /// Only of a copy that takes its time.
+    /// Only of a copy that takes its time, once data is copied.
     IfLong,
 }
 
@@ -39,6 +39,8 @@ struct Shared {
 struct State {
     done: u64,
     total: u64,
+    /// Whether it may be told by itself.
+    begun: bool,
     told: bool,
     over: bool,
 }
@@ -70,7 +72,13 @@ impl Meter {
             sequencer: Arc::clone(sequencer),
             subject: Subject::Vm { uuid: vm.uuid, name: vm.name.clone() },
             volume: volume.clone(),
-            state: Mutex::new(State { done: 0, total, told: false, over: false }),
+            state: Mutex::new(State {
+                done: 0,
+                total,
+                begun: tell == Tell::Always,
+                told: false,
+                over: false,
+            }),
         });
         if tell == Tell::Always {
             shared.tell(&mut shared.state());
@@ -86,7 +94,9 @@ impl Meter {
                 if state.over {
                     return;
                 }
-                ticking.tell(&mut state);
+                if state.begun {
+                    ticking.tell(&mut state);
+                }
             }
         });
         Self { shared, _stop: stop.drop_guard() }
@@ -94,7 +104,9 @@ impl Meter {
 
     /// So much is done.
     pub(super) fn note(&self, done: u64) {
-        self.shared.state().done = done;
+        let mut state = self.shared.state();
+        state.begun = true;
+        state.done = done;
     }
 
     /// A job that tells this meter how far it is.
@@ -102,6 +114,7 @@ impl Meter {
         let shared = Arc::clone(&self.shared);
         Job::new(cancel).with_progress(move |progress| {
             let mut state = shared.state();
+            state.begun = true;
             state.done = progress.done;
             state.total = progress.total;
         })
@@ -111,7 +124,7 @@ impl Meter {
     pub(super) fn finish(self) {
         let mut state = self.shared.state();
         state.over = true;
-        state.done = state.total;
+        state.done = state.done.max(state.total);
         if state.told {
             self.shared.tell(&mut state);
         }

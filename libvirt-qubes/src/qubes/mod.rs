@@ -31,6 +31,7 @@ pub mod index;
 pub mod label;
 mod lifecycle;
 mod look;
+mod meter;
 pub mod model;
 pub mod notes;
 mod numbers;

@@ -21,7 +21,7 @@ use super::snapshot::{Run, RunState, Snapshot};
 use super::start::note_run;
 use super::vm::Vm;
 use super::volumes;
-use super::waiting::may_pass;
+use super::waiting::Again;
 use super::write::Write;
 use crate::config::DiskSpec;
 use crate::error::{Kind, Result};
@@ -68,9 +68,8 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
             let host = Arc::clone(host);
             let tasks = host.tasks.clone();
             tasks.spawn(async move {
-                if settle_volumes(&host, &row).await {
-                    host.waiting.add_row(row.id);
-                }
+                let again = settle_volumes(&host, &row).await;
+                host.waiting.add_row(row.id, again);
             });
         }
     }
@@ -168,7 +167,7 @@ async fn adopt(host: &Arc<Host>, vm: &Arc<Vm>, domain: &DomainInfo) {
 }
 
 /// A VM that was being made, or removed: its volumes go. Whether it is to be tried again.
-pub(super) async fn settle_volumes(host: &Arc<Host>, row: &Arc<Pending>) -> bool {
+pub(super) async fn settle_volumes(host: &Arc<Host>, row: &Arc<Pending>) -> Again {
     let seen = host.snapshot();
     // Volumes that were only planned may be somebody else's under that name: they are not touched.
     let made: Vec<PendingVolume> =
@@ -176,18 +175,18 @@ pub(super) async fn settle_volumes(host: &Arc<Host>, row: &Arc<Pending>) -> bool
     for volume in made {
         let Some(id) = id_of(&seen, row, &volume) else {
             tracing::error!(vm = %row.vm.name, vid = %volume.vid, "a volume of an interrupted operation stays");
-            return host.storage.driver(&volume.pool).is_err();
+            return if host.storage.driver(&volume.pool).is_err() { Again::Soon } else { Again::Never };
         };
         let volume = Volume { pool: volume.pool.clone(), id, spec: volumes::any_spec() };
         if let Err(error) = host.storage.remove(&volume).await {
             if !host.waiting.has_row(row.id) {
                 tracing::error!(vm = %row.vm.name, error = error.report(), "a volume of an interrupted operation stays");
             }
-            return may_pass(&error);
+            return Again::after(&error);
         }
     }
     tracing::info!(vm = %row.vm.name, kind = ?row.kind, "an interrupted operation was settled");
-    !finish(host, row).await
+    if finish(host, row).await { Again::Never } else { Again::Later }
 }
 
 /// Which volume a row names: that which its pool's driver names so.
@@ -241,7 +240,10 @@ async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
     // A crash may have come between a change of a size on disk and in the model: that leaves a row.
     let was_changed = seen.model.pending().any(|row| is_import_of(row, vm.uuid));
     for volume in &vm.volumes {
-        let Ok(placed) = volumes::place(&seen, vm, volume) else { continue };
+        if volumes::is_nothing(&seen, vm, volume) {
+            continue;
+        }
+        let placed = volumes::place_to_end(&seen, vm, volume);
         match host.storage.recover(&placed).await {
             Ok(found) => {
                 if found != Recovered::Clean {
@@ -255,7 +257,7 @@ async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
                 if !host.waiting.has_vm(vm.uuid) {
                     tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");
                 }
-                again |= may_pass(&error);
+                again |= Again::after(&error) == Again::Soon;
             }
         }
     }

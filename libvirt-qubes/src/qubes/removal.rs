@@ -47,9 +47,7 @@ impl Host {
             return Err(Refusal::NoSuchVm { name: vm.name.clone() }.into());
         };
         let kept = vm.volumes.iter().filter(|volume| volume.kind != VolumeKind::Kernel);
-        let placed: Result<Vec<Volume>, Refusal> =
-            kept.map(|volume| volumes::place(&seen, vm, volume)).collect();
-        let placed = placed?;
+        let placed: Vec<Volume> = kept.map(|volume| volumes::place_to_end(&seen, vm, volume)).collect();
         let uuid = vm.uuid;
         let row = self.committer.commit(move |seen| remove::begin(seen, uuid)).await?;
         if let Some(dispid) = vm.dispid() {

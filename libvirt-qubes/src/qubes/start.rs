@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -19,6 +20,7 @@ use super::event::{EventKind, ModelEvent};
 use super::host::Host;
 use super::ids::PendingId;
 use super::lifecycle::{StartPlan, Step, plan_start};
+use super::meter::{Meter, Tell};
 use super::operation::{Held, NoTurn, OperationKind, Registered};
 use super::pending::{Pending, PendingKind, Reserved, StartPhase};
 use super::refusal::{HostError, Refusal, Verb};
@@ -31,7 +33,7 @@ use crate::error::{Error, Kind, Op, Result};
 use crate::exec::{Act, Effort, execute};
 use crate::hypervisor::BoxFuture;
 use crate::ids::{DomId, Vdev, VmName};
-use crate::storage::{Ending, Job};
+use crate::storage::Ending;
 
 /// How a Start ended, for everybody who waits for it; `None` while it is under way.
 type Outcome = watch::Receiver<Option<std::result::Result<(), HostError>>>;
@@ -214,6 +216,7 @@ impl Host {
             pending,
             disks: Mutex::new(Vec::new()),
             domid: Mutex::new(None),
+            may_have_run: AtomicBool::new(false),
         });
         let ended = execute(steps, Arc::clone(&context), cancel.clone()).await;
         let domid = context.domid();
@@ -286,6 +289,8 @@ struct StartContext {
     /// What the volumes became, in the order of their disks.
     disks: Mutex<Vec<DiskSpec>>,
     domid: Mutex<Option<DomId>>,
+    /// The guest was let run, or may have been: what it wrote is its VM's.
+    may_have_run: AtomicBool,
 }
 
 impl StartContext {
@@ -333,9 +338,11 @@ impl Act for StartStep {
             let vm = &context.plan.vm;
             match &self.step {
                 Step::StartVolume { volume, vdev } => {
-                    let Some(started) = host.storage.start(volume, Job::new(cancel.clone())).await? else {
-                        return Ok(());
-                    };
+                    let size = volume.spec.size.get();
+                    let meter = Meter::begin(&host.sequencer, vm, &volume.id.volume, size, Tell::IfLong);
+                    let started = host.storage.start(volume, meter.job(cancel.clone())).await?;
+                    meter.finish();
+                    let Some(started) = started else { return Ok(()) };
                     let disk = DiskSpec { vdev: *vdev, path: started.path, access: started.access };
                     let claimed = host.claim(vm.uuid, &disk).await;
                     if claimed.is_err()
@@ -371,9 +378,16 @@ impl Act for StartStep {
                 }
                 Step::Unpause => {
                     host.sequencer.announce(vec![ModelEvent::of(vm, EventKind::DomainPreUnpaused)]);
+                    context.may_have_run.store(true, Ordering::Relaxed);
                     tokio::select! {
                         biased;
-                        unpaused = host.hypervisor.unpause(vm.uuid) => unpaused?,
+                        unpaused = host.hypervisor.unpause(vm.uuid) => {
+                            unpaused.inspect_err(|error| {
+                                // What is not there any more has run to its end.
+                                let has_run = error.kind() == Kind::NotFound;
+                                context.may_have_run.store(has_run, Ordering::Relaxed);
+                            })?;
+                        }
                         // The call runs on; what it may still let run, the undo destroys.
                         () = cancel.cancelled() => return Err(self.error(Kind::Cancelled)),
                     }
@@ -392,8 +406,12 @@ impl Act for StartStep {
                 Step::StartVolume { volume, vdev } => {
                     // While the file exists: its inode is another file's as soon as it is gone.
                     host.release(vm.uuid, context.take_disk(*vdev)).await;
-                    // Nobody but dom0 has had it: a domain that was built was never unpaused, or is at its end.
-                    host.storage.stop(volume, Ending::NeverRan).await
+                    let ending = if context.may_have_run.load(Ordering::Relaxed) {
+                        Ending::Ran
+                    } else {
+                        Ending::NeverRan
+                    };
+                    host.storage.stop(volume, ending).await
                 }
                 Step::CreateDomain => match host.hypervisor.destroy(vm.uuid).await {
                     Err(error) if error.kind() == Kind::NotFound => Ok(()),

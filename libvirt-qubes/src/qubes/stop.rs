@@ -18,6 +18,7 @@ use super::refusal::{HostError, Refusal, Verb};
 use super::snapshot::{Run, RunState, Snapshot};
 use super::vm::Vm;
 use super::volumes;
+use super::waiting::Again;
 use crate::error::Kind;
 use crate::hypervisor::{DomainChange, DomainEvent, DomainState, HypervisorEvent, ShutdownReason};
 use crate::ids::{DomId, VmName};
@@ -203,18 +204,18 @@ impl Host {
     /// Commits or discards what a run wrote.
     async fn stop_volumes(&self, seen: &Snapshot, vm: &Arc<Vm>) {
         for volume in &vm.volumes {
-            let placed = match volumes::place(seen, vm, volume) {
-                Ok(placed) => placed,
-                Err(refusal) => {
-                    tracing::error!(vm = %vm.name, volume = %volume.name, ?refusal, "volume not stopped");
-                    continue;
-                }
-            };
+            if volumes::is_nothing(seen, vm, volume) {
+                continue;
+            }
+            let placed = volumes::place_to_end(seen, vm, volume);
             if let Err(error) = self.storage.stop(&placed, Ending::Ran).await {
                 tracing::error!(
                     vm = %vm.name, volume = %volume.name, error = error.report(),
                     "volume stays dirty: the next start goes on with what it holds"
                 );
+                if Again::after(&error) == Again::Soon {
+                    self.waiting.add_vm(vm.uuid);
+                }
             }
         }
     }

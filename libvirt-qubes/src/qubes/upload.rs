@@ -6,6 +6,7 @@ use super::class::VmClass;
 use super::create::{self, Making, Pools};
 use super::creation::{CreateRequest, Creation};
 use super::host::Host;
+use super::meter::{Meter, Tell};
 use super::refusal::HostError;
 use crate::error::Result;
 use crate::ids::VmName;
@@ -37,7 +38,12 @@ impl Host {
             let uuid = new.uuid;
             let creation = Creation::begin(&host, uuid, move |seen| create::begin(seen, &new)).await?;
             match creation.begin_upload().await {
-                Ok(import) => Ok(TemplateUpload { state: Some((creation, import)) }),
+                Ok(import) => {
+                    // How much is to come nobody knows.
+                    let (vm, root) = (&creation.plan.vm, "root".parse().map_err(|_| HostError::Bug)?);
+                    let meter = Meter::begin(&host.sequencer, vm, &root, 0, Tell::IfLong);
+                    Ok(TemplateUpload { state: Some((creation, import)), meter, done: 0 })
+                }
                 Err(error) => Err(creation.end(Err(error)).await.err().unwrap_or(HostError::Bug)),
             }
         });
@@ -48,6 +54,8 @@ impl Host {
 /// The image of a template on its way to the pool. Dropped before its end, it leaves nothing.
 pub struct TemplateUpload {
     state: Option<(Creation, Import)>,
+    meter: Meter,
+    done: u64,
 }
 
 impl TemplateUpload {
@@ -58,7 +66,10 @@ impl TemplateUpload {
     pub async fn write(&mut self, data: Vec<u8>) -> Result<Vec<u8>, HostError> {
         let (creation, import) = self.state.as_mut().ok_or(HostError::Bug)?;
         creation.check()?;
-        Ok(import.write(data).await?)
+        self.done = self.done.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let empty = import.write(data).await?;
+        self.meter.note(self.done);
+        Ok(empty)
     }
 
     /// All has come: makes the template, and returns when it is there for everybody.

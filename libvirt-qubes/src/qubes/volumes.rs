@@ -54,6 +54,28 @@ pub(super) fn place(seen: &Snapshot, vm: &Vm, volume: &VolumeConfig) -> Result<V
     })
 }
 
+/// The same for what ends a volume's use, or the volume: for that its own names are enough. Where its source, or its kernel, is
+/// not to be found, it is one of nothing.
+pub(super) fn place_to_end(seen: &Snapshot, vm: &Vm, volume: &VolumeConfig) -> Volume {
+    place(seen, vm, volume).unwrap_or_else(|_| {
+        let id = id(vm, &volume.name);
+        let kind = match volume.kind {
+            ModelKind::Origin => VolumeKind::Origin,
+            ModelKind::Volatile => VolumeKind::Volatile,
+            ModelKind::Snapshot => VolumeKind::Snapshot { source: id.clone() },
+            ModelKind::Kernel => VolumeKind::Kernel { version: None },
+        };
+        let spec = VolumeSpec { kind, access: volume.access, ..any_spec() };
+        Volume { id, spec, pool: volume.pool.clone() }
+    })
+}
+
+/// Whether there is nothing to a volume: one of a kernel, of a VM that boots without one of ours.
+pub(super) fn is_nothing(seen: &Snapshot, vm: &Vm, volume: &VolumeConfig) -> bool {
+    volume.kind == ModelKind::Kernel
+        && Property::Kernel.text(seen, vm).is_none_or(|version| version.is_empty())
+}
+
 /// Whether other volumes may be snapshots of this one.
 fn sharing(vm: &Vm, volume: &VolumeConfig) -> Sharing {
     let template = vm.class == VmClass::TemplateVm && volume.name.as_str() != "private";

@@ -1,12 +1,13 @@
 //! What waits for a pool that is away: volumes that could not be put to rest when the daemon started, and volumes that
 //! are to go and could not be removed.
 //!
-//! Both are tried again when somebody asks for the VM, or for a new one, and each time that figures of pools are
-//! refreshed. What is not done when the daemon ends the next start finds again: rows of `pending` stay until their last
+//! Both are tried again when somebody asks for the VM, or for a new one of that name, and each time that figures of pools are
+//! refreshed; what a pool that is there has refused, at ever longer intervals. What is not done when the daemon ends the next start finds again: rows of `pending` stay until their last
 //! volume is gone, and every start puts every halted VM's volumes to rest.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -35,7 +36,53 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct All {
     vms: BTreeSet<Uuid>,
-    rows: BTreeSet<PendingId>,
+    rows: BTreeMap<PendingId, Due>,
+}
+
+/// When a row is tried again by itself.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    at: Instant,
+    /// The next interval.
+    pause: Duration,
+}
+
+/// The first and the longest interval between two tries at what a pool has refused.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(10));
+
+impl Due {
+    fn now() -> Self {
+        Self { at: Instant::now(), pause: PAUSES.0 }
+    }
+
+    fn later(self) -> Self {
+        Self { at: Instant::now() + self.pause, pause: (self.pause * 2).min(PAUSES.1) }
+    }
+}
+
+/// Whether something that failed is to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Nothing is left to do; or it is for the next start-up.
+    Never,
+    /// Whenever the pool is there.
+    Soon,
+    /// At longer and longer intervals.
+    Later,
+}
+
+impl Again {
+    /// What a pool refuses now it may do later without anybody's change to it: its place comes back, can be written again. What a
+    /// command refused, or for what there was no room or no time, it is asked more and more seldom.
+    pub(super) fn after(error: &Error) -> Self {
+        match error.kind() {
+            Kind::Unavailable | Kind::NotFound | Kind::Io | Kind::Denied => Self::Soon,
+            Kind::Busy | Kind::NoMemory | Kind::NoSpace | Kind::TimedOut | Kind::Backend => Self::Later,
+            Kind::AlreadyExists | Kind::Invalid | Kind::Unsupported | Kind::Cancelled | Kind::Corrupt => {
+                Self::Never
+            }
+        }
+    }
 }
 
 impl Waiting {
@@ -49,22 +96,36 @@ impl Waiting {
     }
 
     /// Volumes of a row are to go, and nobody works on it any more.
-    pub(super) fn add_row(&self, row: PendingId) {
-        self.all().rows.insert(row);
+    pub(super) fn add_row(&self, row: PendingId, again: Again) {
+        let mut all = self.all();
+        match again {
+            Again::Never => {
+                all.rows.remove(&row);
+            }
+            Again::Soon => {
+                all.rows.insert(row, Due::now());
+            }
+            Again::Later => {
+                let due = all.rows.get(&row).copied().unwrap_or_else(Due::now);
+                all.rows.insert(row, due.later());
+            }
+        }
     }
 
     /// A volume of a row could not be removed, and nobody works on it any more.
     pub(super) fn not_removed(&self, row: PendingId, vm: &VmName, error: &Error) {
-        if may_pass(error) {
-            tracing::error!(%vm, error = error.report(), "a volume stays for now");
-            self.add_row(row);
-        } else {
-            tracing::error!(%vm, error = error.report(), "a volume stays until the next start-up");
-        }
+        let again = Again::after(error);
+        let until = if again == Again::Never { "until the next start-up" } else { "for now" };
+        tracing::error!(%vm, error = error.report(), "a volume stays {until}");
+        self.add_row(row, again);
+    }
+
+    pub(super) fn has_rows(&self) -> bool {
+        !self.all().rows.is_empty()
     }
 
     pub(super) fn has_row(&self, row: PendingId) -> bool {
-        self.all().rows.contains(&row)
+        self.all().rows.contains_key(&row)
     }
 
     pub(super) fn has_vm(&self, vm: Uuid) -> bool {
@@ -75,26 +136,8 @@ impl Waiting {
         self.all().vms.iter().copied().collect()
     }
 
-    fn rows(&self) -> Vec<PendingId> {
-        self.all().rows.iter().copied().collect()
-    }
-}
-
-/// Whether what a pool refuses now it may do later, without anybody's change to it: its place comes back, can be written
-/// again. What a command refused it is not asked again and again.
-pub(super) fn may_pass(error: &Error) -> bool {
-    match error.kind() {
-        Kind::Unavailable | Kind::NotFound | Kind::Io | Kind::Denied => true,
-        Kind::AlreadyExists
-        | Kind::Busy
-        | Kind::Invalid
-        | Kind::Unsupported
-        | Kind::NoMemory
-        | Kind::NoSpace
-        | Kind::TimedOut
-        | Kind::Cancelled
-        | Kind::Corrupt
-        | Kind::Backend => false,
+    fn rows(&self, due: impl Fn(&Due) -> bool) -> Vec<PendingId> {
+        self.all().rows.iter().filter(|(_, row)| due(row)).map(|(id, _)| *id).collect()
     }
 }
 
@@ -132,21 +175,22 @@ impl Host {
         }
     }
 
-    /// Before a name is taken: removes what waits for its removal, as far as its pools are there.
+    /// For a name that is not free: removes what waits for its removal, as far as its pools are there.
     pub(super) async fn settle_rows(self: &Arc<Self>) {
-        if self.waiting.rows().is_empty() {
-            return;
-        }
         self.resume_pools().await;
+        self.settle(self.waiting.rows(|_| true)).await;
+    }
+
+    async fn settle(self: &Arc<Self>, rows: Vec<PendingId>) {
         let _alone = self.waiting.rows_turn.lock().await;
         let mut seen = Seen::default();
-        for id in self.waiting.rows() {
+        for id in rows {
             let Some(row) = self.snapshot().model.pending_row(id).cloned() else {
-                self.waiting.all().rows.remove(&id);
+                self.waiting.add_row(id, Again::Never);
                 continue;
             };
-            if seen.are_there(self, pools_of_row(&row)).await && !recovery::settle_volumes(self, &row).await {
-                self.waiting.all().rows.remove(&id);
+            if seen.are_there(self, pools_of_row(&row)).await {
+                self.waiting.add_row(id, recovery::settle_volumes(self, &row).await);
             }
         }
     }
@@ -157,7 +201,8 @@ impl Host {
         let host = Arc::clone(self);
         self.tasks.spawn(async move {
             host.resume_pools().await;
-            host.settle_rows().await;
+            let now = Instant::now();
+            host.settle(host.waiting.rows(|due| due.at <= now)).await;
             let mut seen = Seen::default();
             for uuid in host.waiting.vms() {
                 if seen.are_there(&host, pools_of(&host.snapshot(), uuid)).await {

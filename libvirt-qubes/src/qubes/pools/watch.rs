@@ -58,6 +58,14 @@ pub(in super::super) struct PoolFigures {
     included_in: ArcSwap<HashMap<PoolName, PoolName>>,
     near_full: NearFull,
     idle: Idle,
+    /// Those that are being looked at.
+    looking: Mutex<HashSet<PoolName>>,
+}
+
+impl PoolFigures {
+    fn looking(&self) -> std::sync::MutexGuard<'_, HashSet<PoolName>> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A pool that nobody uses is looked at once in so many times: an administrator may have changed it.
@@ -116,15 +124,20 @@ impl Host {
     }
 
     /// Looks at all pools now; at those whose figures take a command only if something can have changed since the last
-    /// look: a VM runs, volumes were worked on, or somebody has asked for figures.
-    pub(in super::super) async fn refresh_pools(&self) {
+    /// look: a VM runs, volumes were worked on, or somebody has asked for figures. It returns at once: a pool that does not
+    /// answer holds up no other, and is not asked again meanwhile.
+    pub(in super::super) fn refresh_pools(self: &Arc<Self>) {
         let seen = self.snapshot();
         let figures = &self.figures.pools;
         let is_due = figures.idle.is_due(!seen.cells.runs.is_empty(), self.storage.changes());
         for pool in seen.model.pools() {
             let is_cheap = self.storage.driver(&pool.name).is_ok_and(|driver| driver.usage_is_cheap());
-            if is_due || is_cheap {
-                self.refresh_pool(&pool.name).await;
+            if (is_due || is_cheap) && figures.looking().insert(pool.name.clone()) {
+                let (host, pool) = (Arc::clone(self), pool.name.clone());
+                tokio::spawn(async move {
+                    host.refresh_pool(&pool).await;
+                    host.figures.pools.looking().remove(&pool);
+                });
             }
         }
     }
@@ -143,6 +156,8 @@ impl Host {
                 None
             }
         };
+        // It may have gone meanwhile.
+        let usage = usage.filter(|_| self.snapshot().model.pool(pool.as_str()).is_some());
         self.figures.pools.usages.rcu(|usages| {
             let mut usages = HashMap::clone(usages);
             match usage {

@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::event::EventKind;
 use super::super::host::Host;
+use super::super::meter::{Meter, Tell};
 use super::super::operation::OperationKind;
 use super::super::refusal::{HostError, Refusal};
 use super::super::start::no_turn;
-use super::meter::{Meter, Tell};
 use super::replacing::Replacing;
 use super::tokens::Source;
 use super::{Named, VolumeRefusal};

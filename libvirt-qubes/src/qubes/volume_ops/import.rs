@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::super::event::{EventKind, ModelEvent};
 use super::super::host::Host;
+use super::super::meter::{Meter, Tell};
 use super::super::operation::{Held, OperationKind, Registered};
 use super::super::refusal::HostError;
 use super::super::start::no_turn;
-use super::meter::{Meter, Tell};
 use super::replacing::Replacing;
 use super::{Named, VolumeRefusal};
 use crate::error::{Error, Kind, Op};

@@ -9,7 +9,6 @@ mod copy;
 mod handed;
 mod import;
 mod look;
-mod meter;
 mod refusal;
 mod replacing;
 mod resize;

@@ -28,6 +28,14 @@ impl Replacing {
         Ok(Self { host: Arc::clone(host), named, row })
     }
 
+    /// The same for what must be possible where there is no room left.
+    pub(super) async fn begin_without_room(host: &Arc<Host>, named: Named) -> Result<Self, HostError> {
+        named.must_be_kept()?;
+        let uuid = named.vm.uuid;
+        let row = host.committer.commit(move |seen| begin_halted(seen, uuid).map(Diff::frees_space)).await?;
+        Ok(Self { host: Arc::clone(host), named, row })
+    }
+
     /// The same for what a running VM bears too. Its lock is held.
     pub(super) async fn begin_any(host: &Arc<Host>, named: Named) -> Result<Self, HostError> {
         let uuid = named.vm.uuid;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::super::class::VolumeKind;
 use super::super::diff::{Diff, Refused};
 use super::super::host::Host;
+use super::super::meter::{Meter, Tell};
 use super::super::operation::OperationKind;
 use super::super::refusal::{HostError, Refusal};
 use super::super::snapshot::Snapshot;
 use super::super::volume::VolumeConfig;
 use super::super::write::Write;
-use super::meter::{Meter, Tell};
 use super::replacing::Replacing;
 use super::{Named, VolumeRefusal};
 use crate::error::{Error, Kind, Op};
@@ -74,7 +74,7 @@ impl Host {
             }
             let id = host.find_revision(&named, &revision).await?;
             let meter = host.quiet_meter(&named).await;
-            let replacing = Replacing::begin(&host, named).await?;
+            let replacing = Replacing::begin_without_room(&host, named).await?;
             let placed = &replacing.named.placed;
             let reverted = match host.storage.revert(placed, &id, meter.job(cancel)).await {
                 Ok(()) => {

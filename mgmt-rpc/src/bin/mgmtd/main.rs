@@ -110,6 +110,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::debug!(%error, "systemd was not told");
     }
     stop.cancel();
+    // Nobody waits for what is called off: copies end now, and their calls say so.
+    host.cancel_copies();
     let ending = async {
         // Calls first: an upload that is cut off takes back what it made, and needs the store for that.
         serving.await.context("the server's task")?;
