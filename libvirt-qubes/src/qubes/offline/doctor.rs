@@ -152,14 +152,15 @@ fn compare(
     contents: &Contents,
     add: &mut impl FnMut(TroubleKind, &str, String),
 ) {
+    // The name in its pool is what a volume is known by: not every driver's names tell a template from another VM.
     let vid = |id: &VolumeId| driver.vid(id, &volumes::any_spec());
-    let there: HashSet<&VolumeId> = contents.volumes.iter().collect();
+    let there: HashSet<String> = contents.volumes.iter().map(vid).collect();
     let at = |id: &VolumeId| format!("{} in pool {}", vid(id), pool.name);
     for vm in model.vms() {
         let lasting = vm.volumes.iter().filter(|v| v.kind == VolumeKind::Origin && v.pool == pool.name);
         for volume in lasting {
             let id = volumes::id(vm, &volume.name);
-            if !there.contains(&id) {
+            if !there.contains(&vid(&id)) {
                 add(TroubleKind::MissingVolume, &at(&id), format!("volume {} of {}", volume.name, vm.name));
             }
         }
@@ -171,5 +172,99 @@ fn compare(
     for path in &contents.unknown {
         let text = format!("no volume of pool {}; it is left alone", pool.name);
         add(TroubleKind::UnknownFile, &path.display().to_string(), text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::super::class::VmClass;
+    use super::super::super::snapshot::{HostView, VolumeNaming};
+    use super::super::super::testing::{self, make, new_vm};
+    use super::*;
+    use crate::storage::lvm::{Failed, Lv, LvOp, Runner};
+    use crate::storage::{LvmDriver, VolumeSpec};
+
+    /// The LVs of a thin pool.
+    #[derive(Debug, Default)]
+    struct Lvs(Mutex<Vec<Lv>>);
+
+    impl Lvs {
+        fn add(&self, name: &str) {
+            let lv = Lv { name: name.to_owned(), pool: "pool00".to_owned(), ..Lv::default() };
+            self.0.lock().unwrap().push(lv);
+        }
+    }
+
+    impl Runner for Lvs {
+        fn run(&self, op: &LvOp) -> std::result::Result<Vec<Lv>, Failed> {
+            match op {
+                LvOp::Create { lv, .. } => self.add(lv.lv()),
+                LvOp::Pool(pool) => {
+                    let (name, attributes) = (pool.lv().to_owned(), "twi-a".to_owned());
+                    return Ok(vec![Lv { name, attributes, extent: 4 << 20, zeroes: true, ..Lv::default() }]);
+                }
+                LvOp::Names { bases, .. } => {
+                    let lvs = self.0.lock().unwrap();
+                    return Ok(lvs.iter().filter(|lv| bases.contains(&lv.name)).cloned().collect());
+                }
+                LvOp::All(_) => return Ok(self.0.lock().unwrap().clone()),
+                LvOp::Snapshot { .. }
+                | LvOp::Remove(_)
+                | LvOp::Rename { .. }
+                | LvOp::Resize { .. }
+                | LvOp::Activate(_)
+                | LvOp::Figures(_) => panic!("{op}"),
+            }
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn volumes_on_lvm_are_known_by_the_names_of_their_lvs() {
+        let lvs = Arc::new(Lvs::default());
+        let pool = crate::storage::lvm::LvName::new("qubes".parse().unwrap(), "pool00").unwrap();
+        let runner = Arc::clone(&lvs) as Arc<dyn Runner>;
+        let driver = Arc::new(LvmDriver::with_runner(pool, Tuning::default(), runner));
+        driver.setup().unwrap();
+        let names = Arc::clone(&driver);
+        let naming = VolumeNaming::new(move |_: &Pool, group, owner, volume| {
+            names.vid(&VolumeId::new(group, owner.clone(), volume.clone()), &volumes::any_spec())
+        });
+        let mut seen = testing::first_model();
+        seen.cells.host = Arc::new(HostView { naming, ..testing::host() });
+        make(&mut seen, &new_vm("debian", VmClass::TemplateVm, None));
+        make(&mut seen, &new_vm("a-b", VmClass::AppVm, Some("debian")));
+        let pool = Arc::clone(seen.model.pool("varlibqubes").unwrap());
+        let spec = VolumeSpec { kind: crate::storage::VolumeKind::Origin, ..volumes::any_spec() };
+        let mut made = 0;
+        for vm in seen.model.vms() {
+            for volume in vm.volumes.iter().filter(|volume| volume.kind == VolumeKind::Origin) {
+                driver.create(&volumes::id(vm, &volume.name), &spec).unwrap();
+                made += 1;
+            }
+        }
+        assert_eq!(made, 3, "the template's two, and one private");
+        let found = || {
+            let mut found = Vec::new();
+            let mut add = |kind, about: &str, _| found.push((kind, about.to_owned()));
+            compare(&seen.model, &pool, &*driver, &driver.contents().unwrap(), &mut add);
+            found
+        };
+        // What a run has is a VM's too.
+        for lv in ["vm-a-b-root-snap", "vm-a-b-volatile", "vm-debian-root-1700000000-back"] {
+            lvs.add(lv);
+        }
+        assert_eq!(found(), []);
+        lvs.add("vm-nobody-root");
+        lvs.add("vm-debian-root-1-gone");
+        lvs.0.lock().unwrap().retain(|lv| lv.name != "vm-a-b-private");
+        let wrong = [
+            (TroubleKind::MissingVolume, "qubes/vm-a-b-private in pool varlibqubes".to_owned()),
+            (TroubleKind::UnownedVolume, "qubes/vm-nobody-root in pool varlibqubes".to_owned()),
+            (TroubleKind::UnknownFile, "/dev/qubes/vm-debian-root-1-gone".to_owned()),
+        ];
+        assert_eq!(found(), wrong);
     }
 }

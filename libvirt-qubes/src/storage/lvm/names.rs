@@ -241,12 +241,15 @@ fn split(lv: &str) -> Option<(&str, Role)> {
 }
 
 /// Whose LV this is. Names do not tell a template from another VM, nor where a VM's name with dashes ends: the last
-/// dash parts them here, and the group is `appvms`.
+/// dash that leaves two names parts them here, and the group is `appvms`. Whatever the guess, it has this LV's name.
 pub(super) fn volume_of(lv: &str) -> Option<(VolumeId, Role)> {
     let (base, role) = split(lv)?;
-    let (owner, volume) = base.strip_prefix("vm-")?.rsplit_once('-')?;
-    let (owner, volume): (VmName, VolumeName) = (owner.parse().ok()?, volume.parse().ok()?);
-    Some((VolumeId::new(VolumeGroup::AppVms, owner, volume), role))
+    let names = base.strip_prefix("vm-")?;
+    names.rmatch_indices('-').find_map(|(at, _)| {
+        let (owner, volume) = (names.get(..at)?, names.get(at + 1..)?);
+        let (owner, volume): (VmName, VolumeName) = (owner.parse().ok()?, volume.parse().ok()?);
+        Some((VolumeId::new(VolumeGroup::AppVms, owner, volume), role))
+    })
 }
 
 #[cfg(test)]
@@ -278,6 +281,20 @@ mod tests {
             assert_eq!(lv.device().to_str().unwrap(), format!("/dev/{name}"));
             assert_eq!(root.role(lv.lv()), Some(role));
             assert_eq!(volume_of(lv.lv()), Some(("appvms/my-vm/root".parse().unwrap(), role)));
+        }
+    }
+
+    #[test]
+    fn a_guess_whose_volume_it_is_has_the_lvs_name() {
+        // The second has a VM's name that is as long as can be, and a volume's with a dash.
+        let long = format!("vm-{}-my-data", "v".repeat(31));
+        for (lv, owner) in [("vm-a-b-root", "a-b"), (long.as_str(), &long[3..34])] {
+            let (id, role) = volume_of(lv).unwrap();
+            assert_eq!((id.owner.as_str(), role), (owner, Role::Clean));
+            assert_eq!(Names::of(&vg(), &id).unwrap().base(), lv);
+        }
+        for lv in ["vm-", "vm-root", "vm--root", "pool00", "vm-a-"] {
+            assert_eq!(volume_of(lv), None, "{lv}");
         }
     }
 
