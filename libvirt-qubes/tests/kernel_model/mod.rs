@@ -138,7 +138,11 @@ impl Mapper for ModelOfKernel {
         }
         let left = self.fails.load(Ordering::SeqCst);
         self.fails.store(left.saturating_sub(1), Ordering::SeqCst);
-        if left == 1 { Err(Failed::TimedOut(std::time::Duration::from_secs(120))) } else { Ok(()) }
+        if left == 1 {
+            Err(Failed::TimedOut { limit: std::time::Duration::from_secs(120), said: String::new() })
+        } else {
+            Ok(())
+        }
     }
 
     fn device(&self, name: &DmName) -> PathBuf {

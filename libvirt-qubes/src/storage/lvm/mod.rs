@@ -41,6 +41,8 @@
 mod figures;
 mod import;
 mod lifecycle;
+#[cfg(test)]
+mod misbehaving;
 mod names;
 mod op;
 mod place;

@@ -277,7 +277,7 @@ pub(super) fn failure(
 ) -> Error {
     let text = failed.to_string();
     let kind = match &failed {
-        Failed::TimedOut(_) => Kind::TimedOut,
+        Failed::TimedOut { .. } => Kind::TimedOut,
         Failed::Broken(_) => Kind::Backend,
         Failed::Refused(_) => kind_of(&text),
     };
@@ -340,8 +340,10 @@ mod tests {
             assert!(error.report().contains(text));
             assert_eq!(error.report().contains("lvextend --poolmetadatasize"), kind == Kind::NoSpace);
         }
-        let error =
-            failure(Op::CreateVolume, "v", &pool, &op, Failed::TimedOut(std::time::Duration::from_secs(3)));
+        let timed_out =
+            Failed::TimedOut { limit: std::time::Duration::from_secs(3), said: "waits".to_owned() };
+        let error = failure(Op::CreateVolume, "v", &pool, &op, timed_out);
         assert_eq!(error.kind(), Kind::TimedOut);
+        assert!(error.report().contains("lvcreate: no end after 3 s; killed; waits"), "{}", error.report());
     }
 }

@@ -1,6 +1,7 @@
 //! A process of LVM's: how it is started, and what it says.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use crate::storage::command;
 
 /// `lvm` with the environment that its words and numbers are read in, and in a process group of its own, so that
 /// it can be ended with its children. No file but the three streams is inherited: all others are closed at exec.
-pub(super) fn lvm() -> Command {
-    let mut command = Command::new("lvm");
+pub(super) fn lvm(program: &Path) -> Command {
+    let mut command = Command::new(program);
     // A home would get a history of commands.
     command.env("LC_ALL", "C.UTF-8").env("HOME", "/nonexistent").process_group(0);
     for name in ["LVM_COMMAND_PROFILE", "LVM_OUT_FD", "LVM_ERR_FD", "LVM_REPORT_FD"] {
@@ -22,8 +23,8 @@ pub(super) fn lvm() -> Command {
 }
 
 /// One process for one command.
-pub(super) fn run(op: &LvOp, limit: Duration) -> Result<Vec<Lv>, Failed> {
-    let mut command = lvm();
+pub(super) fn run(program: &Path, op: &LvOp, limit: Duration) -> Result<Vec<Lv>, Failed> {
+    let mut command = lvm(program);
     let mut words = op.argv().into_iter();
     command.args(words.next());
     if op.is_report() {
@@ -32,7 +33,7 @@ pub(super) fn run(op: &LvOp, limit: Duration) -> Result<Vec<Lv>, Failed> {
     command.args(words);
     let ended = command::output(&mut command, limit, usize::MAX).map_err(|failed| match failed {
         command::Failed::Broken(e) => Failed::Broken(format!("lvm: {e}")),
-        command::Failed::TimedOut => Failed::TimedOut(limit),
+        command::Failed::TimedOut => Failed::TimedOut { limit, said: String::new() },
     })?;
     if !ended.status.success() {
         return Err(Failed::Refused(telling(&ended.errors)));

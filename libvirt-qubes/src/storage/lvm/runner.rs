@@ -12,7 +12,7 @@ use super::names::LvName;
 use super::op::LvOp;
 use super::process;
 use super::report::Lv;
-use super::shell::Shell;
+use super::shell::{NoShell, Shell};
 use crate::sys;
 
 /// Executes commands, one after another for each caller. Tests put a model of LVM, and faults, behind it.
@@ -61,8 +61,13 @@ pub enum Failed {
     #[error("{0}")]
     Refused(String),
     /// It made no progress and was killed.
-    #[error("no end after {} s; killed", .0.as_secs())]
-    TimedOut(Duration),
+    #[error("no end after {} s; killed{}{said}", limit.as_secs(), if said.is_empty() { "" } else { "; " })]
+    TimedOut {
+        /// The deadline.
+        limit: Duration,
+        /// What it had said meanwhile.
+        said: String,
+    },
     /// It could not be started, or went away without an answer.
     #[error("{0}")]
     Broken(String),
@@ -70,6 +75,7 @@ pub enum Failed {
 
 /// LVM itself: one long-lived `lvm`, fed with commands. Where its shell is not to be had, a process for each.
 pub struct Lvm {
+    program: PathBuf,
     limit: Duration,
     state: Mutex<State>,
 }
@@ -85,12 +91,22 @@ enum State {
 impl Lvm {
     /// Commands that take longer than `limit` are killed.
     pub fn new(limit: Duration) -> Self {
-        Self { limit, state: Mutex::new(State::Idle) }
+        Self::of_program("lvm".into(), limit, State::Idle)
     }
 
     /// With a process for each command.
     pub fn single(limit: Duration) -> Self {
-        Self { limit, state: Mutex::new(State::Single) }
+        Self::of_program("lvm".into(), limit, State::Single)
+    }
+
+    /// Somebody else in the place of `lvm`.
+    #[cfg(test)]
+    pub(super) fn played_by(program: PathBuf, limit: Duration) -> Self {
+        Self::of_program(program, limit, State::Idle)
+    }
+
+    fn of_program(program: PathBuf, limit: Duration, state: State) -> Self {
+        Self { program, limit, state: Mutex::new(state) }
     }
 
     fn with_shell(&self, op: &LvOp, state: &mut State) -> Option<Result<Vec<Lv>, Failed>> {
@@ -100,9 +116,10 @@ impl Lvm {
             *state = State::Idle;
         }
         if let State::Idle = state {
-            match Shell::start() {
+            match Shell::start(&self.program, self.limit) {
                 Ok(shell) => *state = State::Running(shell),
-                Err(why) => {
+                Err(NoShell::Failed(why)) => return Some(Err(why)),
+                Err(NoShell::Unsuited(why)) => {
                     tracing::warn!(why, "lvm's shell does not do here: a process for each command");
                     *state = State::Single;
                 }
@@ -110,7 +127,7 @@ impl Lvm {
         }
         let State::Running(shell) = state else { return None };
         let result = shell.run(op, self.limit);
-        if matches!(result, Err(Failed::TimedOut(_) | Failed::Broken(_))) {
+        if matches!(result, Err(Failed::TimedOut { .. } | Failed::Broken(_))) {
             // Dropped, it is killed and waited for.
             *state = State::Idle;
         }
@@ -127,7 +144,7 @@ impl Runner for Lvm {
             return result;
         }
         drop(state);
-        process::run(op, self.limit)
+        process::run(&self.program, op, self.limit)
     }
 }
 

@@ -3,11 +3,15 @@
 //! It reads a line for each command, and with the profile that LVM ships for its D-Bus daemon it answers each with
 //! one object of JSON that holds the report, if there is one, and last the command's return code. That object is the
 //! frame: it is complete when its braces are. The messages of a command that failed come by the command `lastlog`.
-//! Reports go to standard error, so that a shell that echoes its input does no harm.
+//! Reports go to standard error, so that a shell that echoes its input does no harm. What else it says is for the error, if
+//! no answer comes.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStderr, ChildStdin, Stdio};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::op::LvOp;
@@ -24,42 +28,57 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(60);
 /// A new process now and then: whatever the old one may have kept is gone.
 const COMMANDS: u32 = 1000;
+/// No answer is longer; a volume group's metadata is at most a few MiB.
+const LONGEST: usize = 64 << 20;
 
 #[derive(Debug)]
 pub(super) struct Shell {
     process: Watched,
     commands: Option<ChildStdin>,
     replies: Receiver<Result<Reply, String>>,
+    said: Said,
     used: Instant,
     count: u32,
 }
 
+/// Why there is no shell.
+pub(super) enum NoShell {
+    /// It does not do here.
+    Unsuited(String),
+    /// It may do another time.
+    Failed(Failed),
+}
+
 impl Shell {
-    /// # Errors
-    /// Why it does not do.
-    pub(super) fn start() -> Result<Self, String> {
-        let mut command = process::lvm();
+    pub(super) fn start(program: &Path, limit: Duration) -> Result<Self, NoShell> {
+        let mut command = process::lvm(program);
         command.env("LVM_COMMAND_PROFILE", PROFILE);
         command.env("LVM_REPORT_FD", "2").env("LVM_OUT_FD", "1").env("LVM_ERR_FD", "1");
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut process = Watched(command.spawn().map_err(|e| format!("lvm: {e}"))?);
-        let (commands, reports) = (process.0.stdin.take(), process.0.stderr.take());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let spawned = command.spawn().map_err(|e| NoShell::Unsuited(format!("lvm: {e}")))?;
+        let mut process = Watched(spawned);
+        let commands = process.0.stdin.take();
+        let (words, reports) = (process.0.stdout.take(), process.0.stderr.take());
         let (tell, replies) = mpsc::channel();
-        if let Some(reports) = reports {
-            std::thread::spawn(move || read(reports, &tell));
+        let said = Said::default();
+        if let (Some(words), Some(reports)) = (words, reports) {
+            let (heard, to) = (said.clone(), said.clone());
+            std::thread::spawn(move || listen(words, &heard));
+            std::thread::spawn(move || read(reports, &tell, &to));
         }
-        let mut shell = Self { process, commands, replies, used: Instant::now(), count: 0 };
-        let hello = shell.ask("version", START_LIMIT).map_err(|e| e.to_string())?;
-        if hello.succeeded() == Some(true) {
-            Ok(shell)
-        } else {
-            Err("it does not tell return codes".to_owned())
+        let mut shell = Self { process, commands, replies, said, used: Instant::now(), count: 0 };
+        match shell.ask("version", limit.min(START_LIMIT)) {
+            Ok(hello) if hello.succeeded() == Some(true) => Ok(shell),
+            Ok(_) => Err(NoShell::Unsuited("it does not tell return codes".to_owned())),
+            Err(hung @ Failed::TimedOut { .. }) => Err(NoShell::Failed(hung)),
+            Err(why) => Err(NoShell::Unsuited(why.to_string())),
         }
     }
 
     /// Time for a new one.
-    pub(super) fn is_worn(&self) -> bool {
-        self.count >= COMMANDS || self.used.elapsed() > IDLE
+    pub(super) fn is_worn(&mut self) -> bool {
+        let has_ended = !matches!(self.process.0.try_wait(), Ok(None));
+        has_ended || self.count >= COMMANDS || self.used.elapsed() > IDLE
     }
 
     /// After `TimedOut` and `Broken` it can only be dropped.
@@ -78,19 +97,21 @@ impl Shell {
     fn ask(&mut self, line: &str, limit: Duration) -> Result<Reply, Failed> {
         self.used = Instant::now();
         self.count += 1;
+        self.said.clear();
         let sent = match &mut self.commands {
             Some(commands) => commands.write_all(format!("{line}\n").as_bytes()),
             None => Ok(()),
         };
         sent.map_err(|e| Failed::Broken(format!("lvm takes no commands: {e}")))?;
         let reply = match self.replies.recv_timeout(limit) {
-            Ok(reply) => reply.map_err(Failed::Broken),
+            Ok(reply) => reply.map_err(|why| Failed::Broken(self.said.after(&why))),
             Err(RecvTimeoutError::Timeout) => {
                 self.process.kill();
-                Err(Failed::TimedOut(limit))
+                Err(Failed::TimedOut { limit, said: self.said.after("") })
             }
             Err(RecvTimeoutError::Disconnected) => {
-                Err(Failed::Broken("lvm ended without an answer; what it was doing may be done".to_owned()))
+                let why = "lvm ended without an answer; what it was doing may be done";
+                Err(Failed::Broken(self.said.after(why)))
             }
         };
         self.used = Instant::now();
@@ -109,23 +130,74 @@ impl Drop for Shell {
     }
 }
 
+/// The last lines that are no answer.
+#[derive(Debug, Clone, Default)]
+struct Said(Arc<Mutex<VecDeque<String>>>);
+
+impl Said {
+    fn lines(&self) -> std::sync::MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clear(&self) {
+        self.lines().clear();
+    }
+
+    fn hear(&self, line: &str) {
+        let line = line.trim();
+        // The prompt comes with what was asked.
+        if line.is_empty() || process::is_noise(line) || line.starts_with("lvm>") {
+            return;
+        }
+        tracing::debug!(line, "lvm says");
+        let mut lines = self.lines();
+        if lines.len() == 8 {
+            lines.pop_front();
+        }
+        lines.push_back(line.chars().take(300).collect());
+    }
+
+    /// Why, and what was said.
+    fn after(&self, why: &str) -> String {
+        std::iter::once(why)
+            .chain(self.lines().iter().map(String::as_str))
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}
+
+/// A line with its end, or as much as there is until the end; `None`: the end, or a line without one.
+fn line(from: &mut impl BufRead, most: usize) -> Option<String> {
+    let mut line = Vec::new();
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    match from.take(most).read_until(b'\n', &mut line) {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some(String::from_utf8_lossy(&line).into_owned()),
+    }
+}
+
+fn listen(words: impl Read, said: &Said) {
+    let mut words = BufReader::new(words);
+    while let Some(line) = line(&mut words, 4096) {
+        said.hear(&line);
+    }
+}
+
 /// Reads objects until the end. Lines between them are of libraries and children.
-fn read(reports: ChildStderr, tell: &mpsc::Sender<Result<Reply, String>>) {
+fn read(reports: impl Read, tell: &mpsc::Sender<Result<Reply, String>>, said: &Said) {
     let mut lines = BufReader::new(reports);
     let mut object = String::new();
     let mut depth = Depth::default();
-    loop {
-        let mut line = Vec::new();
-        match lines.read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        let line = String::from_utf8_lossy(&line);
+    while let Some(line) = line(&mut lines, LONGEST) {
         if object.is_empty() && line.trim() != "{" {
-            if !line.trim().is_empty() && !process::is_noise(line.trim()) {
-                tracing::debug!(line = line.trim(), "lvm says");
-            }
+            said.hear(&line);
             continue;
+        }
+        if object.len() + line.len() >= LONGEST {
+            // Nobody listens to this one any more.
+            tell.send(Err("lvm answers without an end".to_owned())).ok();
+            return;
         }
         object.push_str(&line);
         depth.add(&line);

@@ -147,7 +147,7 @@ impl DeviceMapper {
         let ended = command::output_on(&mut command, input, self.limit, MOST);
         let ended = ended.map_err(|failed| match failed {
             command::Failed::Broken(e) => Failed::Broken(format!("dmsetup: {e}")),
-            command::Failed::TimedOut => Failed::TimedOut(self.limit),
+            command::Failed::TimedOut => Failed::TimedOut { limit: self.limit, said: String::new() },
         })?;
         if ended.status.success() {
             return Ok(());
@@ -225,7 +225,7 @@ pub(super) fn remove(mapper: &dyn Mapper, name: &DmName) -> Result<(), Failed> {
 pub(super) fn failure(op: Op, target: impl fmt::Display, command: &DmOp, failed: &Failed) -> Error {
     let text = failed.to_string();
     let kind = match failed {
-        Failed::TimedOut(_) => Kind::TimedOut,
+        Failed::TimedOut { .. } => Kind::TimedOut,
         Failed::Refused(_) if text.contains("Device or resource busy") => Kind::Busy,
         Failed::Refused(_) | Failed::Broken(_) => Kind::Backend,
     };
