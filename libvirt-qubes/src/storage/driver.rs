@@ -247,8 +247,8 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// `Busy` while it is written in place.
     fn export(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Export>;
 
-    /// Figures as of now. A volume of which nothing is on disk (a snapshot at rest) has its spec's, or its
-    /// source's, size.
+    /// Figures as of now; how much of it is mapped may be of before, where only a command tells. A volume of which nothing
+    /// is on disk (a snapshot at rest) has its spec's, or its source's, size.
     ///
     /// # Errors
     /// As said for the trait.

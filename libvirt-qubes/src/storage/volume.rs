@@ -240,7 +240,9 @@ impl From<RevisionId> for String {
 pub struct Revision {
     /// Its name.
     pub id: RevisionId,
-    /// When this state was committed, in seconds since 1970 (UTC).
+    /// Its date, in seconds since 1970 (UTC). On files: when this state was committed. On LVM: of an automatic one, when the
+    /// next state was committed, which is the time in its name, as in the deployed system; of an explicit one, when it was
+    /// made.
     pub committed_at: i64,
 }
 

@@ -1,38 +1,29 @@
-//! Figures about volumes: at most so old, and asked for together.
+//! Figures about volumes: who reads them waits for LVM once, and then no more.
 //!
-//! Whoever finds nothing fresh notes which volume is wanted; one asks LVM for all that were noted, the others wait
-//! for the answer. So a hundred volumes cost two commands, and one volume costs the same in a large volume group as
-//! in a small one, but for LVM's own reading of it.
+//! What is [known](super::known) is given as it is. Where LVM has not told it for a while, it is asked again behind the
+//! answer, for all that are wanted together; so a hundred volumes cost two commands, and one volume costs the same in a
+//! large volume group as in a small one, but for LVM's own reading of it. Whoever wants what is not known yet asks
+//! likewise, or waits for the one who does.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Shared;
+use super::known::{Figures, Knowledge, Known};
 use super::names::{LvName, Names};
 use super::op::{AT_ONCE, LvOp};
 use super::place::{Found, Place};
 use super::report::Lv;
 use super::runner::Failed;
 use crate::error::Result;
-use crate::ids::ByteSize;
 use crate::storage::VolumeId;
 
 /// What a query gives, or the query and what `lvm` said.
 type Asked<T> = std::result::Result<T, Box<(LvOp, Failed)>>;
 
-/// What was there, and how much of it is mapped.
-#[derive(Debug)]
-pub(super) struct Figures {
-    pub(super) found: Found,
-    used: HashMap<String, u64>,
-}
-
-impl Figures {
-    pub(super) fn used(&self, lv: &Lv) -> ByteSize {
-        ByteSize::bytes(self.used.get(&lv.name).copied().unwrap_or(0))
-    }
-}
+/// The volumes that are asked for.
+type Wanted = BTreeMap<VolumeId, Names>;
 
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -41,20 +32,33 @@ pub(super) struct Cache {
     answered: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
-    known: HashMap<VolumeId, (Instant, Arc<Figures>)>,
-    wanted: BTreeMap<VolumeId, Names>,
+    known: Known,
+    wanted: Wanted,
     is_asking: bool,
-    /// Volumes that were changed while somebody asks: the answer may be of before.
-    changed: HashSet<VolumeId>,
-    /// Likewise, of any: what others are snapshots of.
-    has_renamed: bool,
+}
+
+impl Table {
+    /// As many as are asked for together, `mine` among them. From now on it is being asked.
+    fn take(&mut self, mine: Option<&VolumeId>) -> Wanted {
+        self.is_asking = true;
+        let mut wanted = std::mem::take(&mut self.wanted);
+        if let Some(later) = wanted.keys().filter(|id| Some(*id) != mine).nth(AT_ONCE - 1).cloned() {
+            self.wanted = wanted.split_off(&later);
+            if let Some((id, names)) = mine.and_then(|mine| self.wanted.remove_entry(mine)) {
+                wanted.insert(id, names);
+            }
+        }
+        wanted
+    }
 }
 
 impl Cache {
-    pub(super) fn new(age: Duration) -> Self {
-        Self { age, table: Mutex::default(), answered: Condvar::new() }
+    /// Figures that are older than `age` are asked for again; with none, whoever reads waits for LVM.
+    pub(super) fn new(age: Duration, pool: &LvName) -> Self {
+        let table = Table { known: Known::of_pool(pool), wanted: BTreeMap::new(), is_asking: false };
+        Self { age, table: Mutex::new(table), answered: Condvar::new() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -62,36 +66,33 @@ impl Cache {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A volume was changed here: what is known of it is wrong. So is, of others, what they are snapshots of.
-    pub(super) fn changed(&self, id: &VolumeId, op: &LvOp) {
-        let (gone, now): (&[LvName], &str) = match op {
-            LvOp::Rename { from, to } => (std::slice::from_ref(from), to.lv()),
-            LvOp::Remove(lvs) => (lvs, ""),
-            LvOp::Create { .. }
-            | LvOp::Snapshot { .. }
-            | LvOp::Resize { .. }
-            | LvOp::Activate(_)
-            | LvOp::Names { .. }
-            | LvOp::Figures(_)
-            | LvOp::Pool(_)
-            | LvOp::All(_) => (&[], ""),
-        };
-        let mut table = self.table();
-        table.known.remove(id);
-        if table.is_asking {
-            table.changed.insert(id.clone());
-            table.has_renamed |= !gone.is_empty();
-        }
-        for (_, figures) in table.known.values_mut() {
-            let is_gone = |snap: &Lv| gone.iter().any(|lv| lv.lv() == snap.origin);
-            if figures.found.snap.as_ref().is_some_and(is_gone) {
-                let mut found = figures.found.clone();
-                if let Some(snap) = &mut found.snap {
-                    now.clone_into(&mut snap.origin);
-                }
-                *figures = Arc::new(Figures { found, used: figures.used.clone() });
-            }
-        }
+    /// A volume was changed here, or perhaps.
+    pub(super) fn changed(&self, id: &VolumeId, op: &LvOp, is_done: bool) {
+        self.table().known.change(id, op, is_done);
+    }
+
+    /// LVM is asked for LVs from now on.
+    pub(super) fn look(&self) -> Looking<'_> {
+        Looking { cache: self, since: self.table().known.begin() }
+    }
+}
+
+/// A question to LVM that is under way.
+pub(super) struct Looking<'a> {
+    cache: &'a Cache,
+    since: u64,
+}
+
+impl Looking<'_> {
+    /// What LVM told of a volume.
+    pub(super) fn tell(&self, place: &Place<'_>, lvs: &[Lv]) {
+        self.cache.table().known.tell(self.since, place.id, &place.names, lvs, None);
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.cache.table().known.end();
     }
 }
 
@@ -106,74 +107,98 @@ impl Drop for Asking<'_> {
 }
 
 impl Shared {
-    pub(super) fn figures_of(&self, place: &Place<'_>) -> Result<Arc<Figures>> {
+    pub(super) fn figures_of(self: &Arc<Self>, place: &Place<'_>) -> Result<Arc<Figures>> {
         let cache = &self.figures;
         let mut table = cache.table();
         loop {
-            if let Some((at, figures)) = table.known.get(place.id)
-                && at.elapsed() < cache.age
-            {
-                return Ok(Arc::clone(figures));
+            if !cache.age.is_zero() {
+                match table.known.get(place.id, cache.age) {
+                    Knowledge::Fresh(figures) => return Ok(figures),
+                    Knowledge::Old(figures) => {
+                        table.wanted.insert(place.id.clone(), place.names.clone());
+                        self.refresh_behind(table);
+                        return Ok(figures);
+                    }
+                    Knowledge::Nothing => {}
+                }
             }
             table.wanted.insert(place.id.clone(), place.names.clone());
             if table.is_asking {
                 table = cache.answered.wait(table).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            table.is_asking = true;
-            table.changed.clear();
-            table.has_renamed = false;
-            let mut wanted = std::mem::take(&mut table.wanted);
-            if let Some(later) = wanted.keys().filter(|id| *id != place.id).nth(AT_ONCE - 1).cloned() {
-                table.wanted = wanted.split_off(&later);
-                if let Some(mine) = table.wanted.remove(place.id) {
-                    wanted.insert(place.id.clone(), mine);
-                }
-            }
+            let wanted = table.take(Some(place.id));
             drop(table);
             let asking = Asking(cache);
-            let answer = self.ask_figures(&wanted).map_err(|asked| {
+            let mut answer = self.ask_and_note(&wanted).map_err(|asked| {
                 let (op, failed) = *asked;
                 place.failed(&op, failed)
             })?;
-            table = cache.table();
-            let now = Instant::now();
-            let mut mine = None;
-            for (id, figures) in answer {
-                if table.changed.contains(&id) || (table.has_renamed && figures.found.snap.is_some()) {
-                    continue;
-                }
-                let figures = Arc::new(figures);
-                if id == *place.id {
-                    mine = Some(Arc::clone(&figures));
-                }
-                table.known.insert(id, (now, figures));
-            }
-            if table.known.len() == table.known.capacity() {
-                table.known.retain(|_, (at, _)| at.elapsed() < cache.age);
-            }
-            drop(table);
             drop(asking);
-            if let Some(mine) = mine {
+            if let Some(mine) = answer.remove(place.id) {
                 return Ok(mine);
             }
             table = cache.table();
         }
     }
 
-    fn ask_figures(&self, wanted: &BTreeMap<VolumeId, Names>) -> Asked<Vec<(VolumeId, Figures)>> {
+    /// Asks for what is wanted, unless somebody does, on a thread of its own.
+    fn refresh_behind(self: &Arc<Self>, mut table: MutexGuard<'_, Table>) {
+        if table.is_asking {
+            return;
+        }
+        let mut wanted = table.take(None);
+        drop(table);
+        let shared = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("lvm-figures".to_owned()).spawn(move || {
+            while !wanted.is_empty() {
+                let asking = Asking(&shared.figures);
+                if let Err(asked) = shared.ask_and_note(&wanted) {
+                    let (op, failed) = *asked;
+                    tracing::warn!(command = %op, error = %failed, "figures stay as they were");
+                    if let Failed::Refused(_) = failed {
+                        shared.figures.table().known.doubt(wanted.keys());
+                    }
+                }
+                drop(asking);
+                let mut table = shared.figures.table();
+                if table.is_asking {
+                    return;
+                }
+                wanted = table.take(None);
+                table.is_asking = !wanted.is_empty();
+            }
+        });
+        if let Err(e) = spawned {
+            tracing::warn!(error = %e, "figures stay as they were");
+            drop(Asking(&self.figures));
+        }
+    }
+
+    fn ask_and_note(&self, wanted: &Wanted) -> Asked<HashMap<VolumeId, Arc<Figures>>> {
+        let looking = self.figures.look();
+        let (lvs, used) = self.ask_figures(wanted)?;
+        let mut table = self.figures.table();
+        let noted = wanted.iter().filter_map(|(id, names)| {
+            let figures = table.known.tell(looking.since, id, names, &lvs, Some(used.clone()))?;
+            Some((id.clone(), figures))
+        });
+        let noted = noted.collect();
+        drop(table);
+        Ok(noted)
+    }
+
+    fn ask_figures(&self, wanted: &Wanted) -> Asked<(Vec<Lv>, HashMap<String, u64>)> {
         // An LV that goes between the two reports makes the second fail: once more, then it is an error.
         self.ask_figures_once(wanted).or_else(|_| self.ask_figures_once(wanted))
     }
 
-    fn ask_figures_once(&self, wanted: &BTreeMap<VolumeId, Names>) -> Asked<Vec<(VolumeId, Figures)>> {
+    fn ask_figures_once(&self, wanted: &Wanted) -> Asked<(Vec<Lv>, HashMap<String, u64>)> {
         let ask = |op: LvOp| self.runner.run(&op).map_err(|failed| Box::new((op, failed)));
         let bases = wanted.values().map(|names| names.base().to_owned()).collect();
         let lvs = ask(LvOp::Names { vg: self.pool.vg().clone(), bases })?;
-        let found: Vec<_> =
-            wanted.iter().map(|(id, names)| (id.clone(), Found::of(names, self.pool.lv(), &lvs))).collect();
-        let shown = |found: &Found| found.snap.as_ref().or(found.current().map(|(_, lv)| lv)).cloned();
-        let shown: Vec<_> = found.iter().filter_map(|(_, found)| shown(found)).collect();
+        let found = wanted.values().map(|names| Found::of(names, self.pool.lv(), &lvs));
+        let shown: Vec<_> = found.filter_map(|found| found.shown().cloned()).collect();
         let mut used = HashMap::new();
         for part in shown.chunks(AT_ONCE) {
             let names = part.iter().filter_map(|lv| LvName::new(self.pool.vg().clone(), &lv.name).ok());
@@ -181,14 +206,7 @@ impl Shared {
                 used.insert(lv.name.clone(), share(lv.size, lv.data_percent));
             }
         }
-        Ok(found
-            .into_iter()
-            .map(|(id, found)| {
-                let mine = found.snap.iter().chain(found.current().map(|(_, lv)| lv));
-                let used = mine.filter_map(|lv| Some((lv.name.clone(), *used.get(&lv.name)?))).collect();
-                (id, Figures { found, used })
-            })
-            .collect())
+        Ok((lvs, used))
     }
 }
 

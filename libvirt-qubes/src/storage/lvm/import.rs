@@ -28,9 +28,9 @@ pub(super) struct LvmImport {
     size: ImportSize,
     /// Of the LV; it grows with what comes.
     room: u64,
-    /// Whether somebody else writes.
     /// Bytes that came since the watermark was last looked at.
     unchecked: u64,
+    /// Somebody else writes.
     is_handed_out: bool,
 }
 

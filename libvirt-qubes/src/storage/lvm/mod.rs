@@ -14,6 +14,7 @@
 //! | start, snapshot | remove `-snap`; snapshot the source's → `-snap` | dropped |
 //! | start, volatile | remove clean; create clean | dropped |
 //! | stop, persistent | rename clean → `-NOW-back`; rename `-snap` → clean; remove surplus | `-snap`: committed, in the second case by the second rename alone |
+//! | stop, snapshot or volatile | remove `-snap`, or clean | dropped |
 //! | stop, never ran | remove `-snap`, or rename it back | as a start |
 //! | import, copy | create (or snapshot) `-import`; data; then as a stop with `-import` | `-import` is removed; without clean the newest revision is renamed back: the state before |
 //! | copy of an LV of the pool to a new volume | snapshot the source → clean | nothing, or the volume |
@@ -21,11 +22,15 @@
 //! | revert to a kept state | snapshot it → `-import`; then as an import | as an import |
 //! | keep | snapshot → `-sN-keep` | nothing, or the kept state |
 //! | resize | extend | before or after |
+//! | forget (a revision or kept state) | remove it | it is there or not |
 //! | remove | remove all, the volume's own last | some are left: remove again |
+//! | pool add | remove `-N-gone` | the caller's row, which is one commit, is there or not: nothing is made in the thin pool |
+//! | pool remove | none | likewise: nothing of it goes |
 //!
 //! `NOW` is the present second, or one more than the newest revision's, so that two commits in one second, or a clock
 //! that was set back, do no harm. A large LV that is worth something is renamed to `-N-gone`
-//! before it is discarded and removed: a crash in between leaves no state that has lost its data under its old name.
+//! before it is discarded and removed: a crash in between leaves no state that has lost its data under its old name, and
+//! `-N-gone`, which goes likewise.
 //! A read-only persistent volume is given out as it is and never committed. Only what
 //! is *imported* needs data; what makes a new LV needs metadata; [`room`](self) refuses both in time.
 //!
@@ -35,11 +40,13 @@
 //! ## An LV that is being read
 //!
 //! An LV that is open cannot be removed. An export keeps its LV open; if the volume is committed or removed meanwhile
-//! and that LV has to go, it is renamed to `-N-gone` and goes with the export; after a crash, with the volume's next
-//! start or recovery.
+//! and that LV has to go, it is renamed to `-N-gone` and goes with the export; after a crash, when the pool is next set up,
+//! or earlier, with a start, recovery or removal of the volume.
 
 mod figures;
+mod gone;
 mod import;
+mod known;
 mod lifecycle;
 #[cfg(test)]
 mod misbehaving;
@@ -67,7 +74,7 @@ use self::figures::{Cache, share};
 use self::names::Role;
 use self::place::{Place, failure};
 use self::room::{Geometry, Room};
-use super::uses::{Reading, Uses};
+use super::uses::Uses;
 use super::{
     Contents, Driver, Ending, Export, ImportSize, ImportWriter, Job, PoolPlace, PoolUsage, Recovered, Resize,
     Revisions, Started, VolumeId, VolumeInfo, VolumeSpec,
@@ -84,7 +91,7 @@ const LARGEST_CHUNK: u64 = 16 << 20;
 pub struct Tuning {
     /// From here on, in percent of data or metadata, what takes space is refused.
     pub near_full_percent: u8,
-    /// Figures are at most so old.
+    /// Figures that are older are asked for again; what changes a pool looks no further back. Zero: whoever reads figures waits for them.
     pub refresh: Duration,
     /// A command that takes longer is killed.
     pub command_limit: Duration,
@@ -135,8 +142,8 @@ impl LvmDriver {
     /// The same, with somebody else to execute commands. For tests: a model of LVM, or faults.
     pub fn with_runner(pool: LvName, tuning: Tuning, runner: Arc<dyn Runner>) -> Self {
         let shared = Shared {
+            figures: Cache::new(tuning.refresh, &pool),
             pool,
-            figures: Cache::new(tuning.refresh),
             tuning,
             runner,
             uses: Uses::default(),
@@ -161,50 +168,6 @@ impl Shared {
     /// Whether this process's last start made the volume's `-snap`.
     fn forget_start(&self, id: &VolumeId) -> bool {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
-    }
-
-    fn leave(&self, lv: LvName) {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).push(lv);
-    }
-
-    /// Removes what nobody reads any more.
-    fn sweep(&self) {
-        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        for lv in left {
-            if let Err(e) = self.runner.run(&LvOp::Remove(vec![lv.clone()])) {
-                tracing::debug!(%lv, error = %e, "still read, or gone");
-                if matches!(e, Failed::Refused(_)) && self.runner.device(&lv).exists() {
-                    self.leave(lv);
-                }
-            }
-        }
-    }
-}
-
-/// What an export holds: its volume has a reader, and what waited for that reader goes after it.
-struct Hold {
-    shared: Arc<Shared>,
-    reading: Option<Reading>,
-}
-
-impl Hold {
-    fn new(shared: &Arc<Shared>, reading: Reading) -> Self {
-        Self { shared: Arc::clone(shared), reading: Some(reading) }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        drop(self.reading.take());
-        if self.shared.left.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
-            return;
-        }
-        // Whoever drops an export may be an async thread.
-        let shared = Arc::clone(&self.shared);
-        let spawned = std::thread::Builder::new().name("lvm-sweep".to_owned()).spawn(move || shared.sweep());
-        if let Err(e) = spawned {
-            tracing::warn!(error = %e, "cannot remove what an export has kept");
-        }
     }
 }
 
@@ -235,7 +198,9 @@ impl Driver for LvmDriver {
             );
             return Err(Error::new(Kind::Unsupported, op, pool).because(why));
         }
-        self.shared.geometry(op).map(drop)
+        self.shared.geometry(op)?;
+        self.shared.sweep_what_was_left();
+        Ok(())
     }
 
     fn away(&self) -> Option<String> {

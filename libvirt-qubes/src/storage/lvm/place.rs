@@ -82,6 +82,11 @@ impl Found {
         let back = || self.backs.last().map(|(epoch, lv)| (Role::Back(*epoch), lv));
         self.clean.as_ref().map(|lv| (Role::Clean, lv)).or_else(back)
     }
+
+    /// The LV whose figures are the volume's.
+    pub(super) fn shown(&self) -> Option<&Lv> {
+        self.snap.as_ref().or(self.current().map(|(_, lv)| lv))
+    }
 }
 
 impl About for Place<'_> {
@@ -120,14 +125,19 @@ impl<'a> Place<'a> {
 
     pub(super) fn look(&self) -> Result<Found> {
         let bases = vec![self.names.base().to_owned()];
+        let looking = self.shared.figures.look();
         let lvs = self.ask(&LvOp::Names { vg: self.shared.pool.vg().clone(), bases })?;
+        looking.tell(self, &lvs);
         Ok(Found::of(&self.names, self.shared.pool.lv(), &lvs))
     }
 
     /// This volume and another, at once.
     pub(super) fn look_with(&self, other: &Place<'_>) -> Result<(Found, Found)> {
         let bases = vec![self.names.base().to_owned(), other.names.base().to_owned()];
+        let looking = self.shared.figures.look();
         let lvs = self.ask(&LvOp::Names { vg: self.shared.pool.vg().clone(), bases })?;
+        looking.tell(self, &lvs);
+        looking.tell(other, &lvs);
         let pool = self.shared.pool.lv();
         Ok((Found::of(&self.names, pool, &lvs), Found::of(&other.names, pool, &lvs)))
     }
@@ -140,8 +150,7 @@ impl<'a> Place<'a> {
     /// A change.
     pub(super) fn change(&self, op: &LvOp) -> Result<()> {
         let done = self.shared.runner.run(op);
-        // Even what failed may have been done.
-        self.shared.figures.changed(self.id, op);
+        self.shared.figures.changed(self.id, op, done.is_ok());
         done.map(drop).map_err(|failed| self.failed(op, failed))
     }
 
@@ -262,7 +271,7 @@ impl<'a> Place<'a> {
         let path = self.shared.runner.device(&self.names.lv(role));
         let opened = self.shared.uses.read(self.id, || File::open(&path));
         let (file, reading) = opened.at(self.op, path.display())?;
-        let hold = super::Hold::new(self.shared, reading);
+        let hold = super::gone::Hold::new(self.shared, reading);
         Ok(Export::new(file, path, crate::ids::ByteSize::bytes(lv.size), hold))
     }
 }

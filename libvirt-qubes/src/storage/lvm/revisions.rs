@@ -11,7 +11,8 @@ use crate::storage::{Job, Revision, RevisionId, Revisions, VolumeId, VolumeSpec}
 impl Revisions for LvmDriver {
     fn revisions(&self, id: &VolumeId) -> Result<Vec<Revision>> {
         let place = self.place(id, Op::InspectStorage)?;
-        let found = place.look()?;
+        let figures = self.shared.figures_of(&place)?;
+        let found = &figures.found;
         // In the name is when the state ceased to be the present one; a kept one's LV was made when it was kept.
         let backs = found
             .backs

@@ -7,8 +7,8 @@ use libvirt_qubes::ids::ByteSize;
 use libvirt_qubes::storage::lvm::Runner;
 use libvirt_qubes::storage::{Driver, Ending, ImportSize, Job, LvmDriver, Resize, Revisions, Tuning};
 
-use super::crash::{run, spec};
 use super::model::{ModelOfLvm, SIZE};
+use super::scenarios::{run, spec};
 use super::{id, pool};
 
 fn at_once(lvm: &Arc<ModelOfLvm>) -> LvmDriver {

@@ -4,8 +4,10 @@
 mod crash;
 mod full;
 mod model;
+mod scenarios;
 #[path = "../../thin_pool/mod.rs"]
 mod thin_pool;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,10 +43,9 @@ fn lvm_thin_keeps_the_contract_on_a_model_of_lvm() {
 
 #[test]
 fn lvm_thin_keeps_the_contract_on_a_real_thin_pool() {
-    let test = "lvm_thin_keeps_the_contract_on_a_real_thin_pool";
     match ThinPool::on_a_loop_device() {
         Ok(pool) => storage_contract(&pool),
-        Err(why) => eprintln!("SKIPPED {test}: {why}"),
+        Err(why) => println!("skipped: {why}"),
     }
 }
 
@@ -54,7 +55,7 @@ fn lvm_itself_takes_every_command_that_needs_no_device_mapper() {
     use libvirt_qubes::storage::lvm::{Failed, Lvm};
     let limit = std::time::Duration::from_secs(120);
     if std::process::Command::new("lvm").arg("version").output().is_err() {
-        eprintln!("SKIPPED lvm_itself_takes_every_command_that_needs_no_device_mapper: there is no lvm");
+        println!("skipped: there is no lvm");
         return;
     }
     for lvm in [Lvm::new(limit), Lvm::single(limit)] {
@@ -79,7 +80,7 @@ fn names_that_lead_to_one_lv_are_refused_to_whoever_comes_second() {
     let lvm = Arc::new(ModelOfLvm::new());
     let driver = driver(&lvm);
     driver.setup().unwrap();
-    driver.create(&id("appvms/a-b/root"), &crash::spec(1)).unwrap();
+    driver.create(&id("appvms/a-b/root"), &scenarios::spec(1)).unwrap();
     for (volume, kind) in [
         ("appvms/a/b-root", Kind::AlreadyExists),
         ("vm-templates/a-b/root", Kind::AlreadyExists),
@@ -88,12 +89,12 @@ fn names_that_lead_to_one_lv_are_refused_to_whoever_comes_second() {
         ("appvms/my_tmeta/root", Kind::Invalid),
     ] {
         assert_eq!(driver.vacant(&id(volume)).unwrap_err().kind(), kind, "{volume}");
-        assert_eq!(driver.create(&id(volume), &crash::spec(1)).unwrap_err().kind(), kind, "{volume}");
+        assert_eq!(driver.create(&id(volume), &scenarios::spec(1)).unwrap_err().kind(), kind, "{volume}");
     }
     // Neither is what somebody else has under that name outside the thin pool.
     lvm.add_foreign("vm-c-root");
     assert_eq!(driver.vacant(&id("appvms/c/root")).unwrap_err().kind(), Kind::AlreadyExists);
-    assert_eq!(driver.verify(&id("appvms/c/root"), &crash::spec(1)).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(driver.verify(&id("appvms/c/root"), &scenarios::spec(1)).unwrap_err().kind(), Kind::NotFound);
     driver.remove(&id("appvms/c/root")).unwrap();
     assert!(lvm.lvs().contains(&"vm-c-root".to_owned()), "an LV outside the pool was removed");
 }
@@ -103,11 +104,11 @@ fn commits_within_one_second_and_after_a_clock_was_set_back_have_names_of_their_
     let lvm = Arc::new(ModelOfLvm::new());
     let driver = driver(&lvm);
     driver.setup().unwrap();
-    let (volume, spec) = (id("appvms/a/private"), crash::spec(9));
+    let (volume, spec) = (id("appvms/a/private"), scenarios::spec(9));
     driver.create(&volume, &spec).unwrap();
     lvm.add("vm-a-private-4102444800-back");
     for byte in 1..5 {
-        crash::run(&driver, &volume, &spec, byte);
+        scenarios::run(&driver, &volume, &spec, byte);
     }
     let ids: Vec<_> = driver.as_revisions().unwrap().revisions(&volume).unwrap();
     let ids: Vec<_> = ids.iter().map(|revision| revision.id.as_str().to_owned()).collect();
@@ -131,8 +132,8 @@ fn what_the_deployed_system_left_is_taken_over() {
     let contents = driver.contents().unwrap();
     assert_eq!(contents.volumes, std::slice::from_ref(&volume));
     assert_eq!(contents.unknown, [std::path::PathBuf::from("/dev/qubes/root")]);
-    assert_eq!(driver.vid(&volume, &crash::spec(1)), "qubes/vm-work-private");
-    crash::run(&driver, &volume, &crash::spec(2), 3);
+    assert_eq!(driver.vid(&volume, &scenarios::spec(1)), "qubes/vm-work-private");
+    scenarios::run(&driver, &volume, &scenarios::spec(2), 3);
     assert_eq!(driver.as_revisions().unwrap().revisions(&volume).unwrap().len(), 2);
 }
 
@@ -145,8 +146,11 @@ fn one_volumes_figures_cost_as_many_commands_in_a_large_pool_and_none_while_they
         for n in 0..others {
             lvm.add(&format!("vm-other{n}-private"));
         }
-        let (volume, spec) = (id("appvms/a/private"), crash::spec(1));
+        let (volume, spec) = (id("appvms/a/private"), scenarios::spec(1));
         driver.create(&volume, &spec).unwrap();
+        // Another, who knows nothing yet.
+        let driver = self::driver(&lvm);
+        driver.setup().unwrap();
         let before = lvm.commands();
         driver.info(&volume, &spec).unwrap();
         assert_eq!(lvm.commands() - before, 2, "names, then the mapped part of the one LV");
@@ -176,7 +180,7 @@ fn many_who_ask_at_once_share_the_commands() {
             let (driver, done) = (&driver, &done);
             scope.spawn(move || {
                 let volume = id(&format!("appvms/vm{n}/private"));
-                assert_eq!(driver.info(&volume, &crash::spec(1)).unwrap().size.get(), model::SIZE);
+                assert_eq!(driver.info(&volume, &scenarios::spec(1)).unwrap().size.get(), model::SIZE);
                 done.fetch_add(1, Ordering::SeqCst);
             });
         }
@@ -193,10 +197,10 @@ fn a_start_and_a_stop_take_as_few_commands_as_can_be() {
     driver.setup().unwrap();
     lvm.has_only_small_lvs();
     let (source, volume) = (id("vm-templates/t/root"), id("appvms/a/private"));
-    let spec = crash::spec(1);
+    let spec = scenarios::spec(1);
     driver.create(&source, &spec).unwrap();
     driver.create(&volume, &spec).unwrap();
-    crash::run(&driver, &volume, &spec, 1);
+    scenarios::run(&driver, &volume, &spec, 1);
     let snapshot = libvirt_qubes::storage::VolumeSpec {
         kind: VolumeKind::Snapshot { source },
         revisions_to_keep: RevisionsToKeep::Newest(0),
