@@ -155,6 +155,13 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn failed(&self, op: &LvOp, failed: Failed) -> Error {
+        let failed = match failed {
+            // The kernel refuses every change then, and LVM says no more than that it did.
+            Failed::Refused(why) if kind_of(&why) == Kind::Backend && self.shared.is_read_only() => {
+                Failed::Refused(format!("{why}; the thin pool is read-only: its metadata is out of space"))
+            }
+            failed @ (Failed::Refused(_) | Failed::TimedOut { .. } | Failed::Broken(_)) => failed,
+        };
         failure(self.op, self.id, &self.shared.pool, op, failed)
     }
 

@@ -4,6 +4,9 @@
 //! Neither may be reached by what is asked for here: above the watermark, what takes data (an import, a copy from
 //! elsewhere) or metadata (every new LV) is refused, until use is five percent below it again. Removals and renames,
 //! and with them a stop's commit and a revert, need neither.
+//!
+//! What running VMs write can fill the metadata all the same. Then the kernel makes the pool read-only: names can still be
+//! changed, nothing can be made or removed, and each error says that the metadata has to be made larger.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -63,6 +66,12 @@ impl Shared {
             Error::new(Kind::NotFound, op, &self.pool)
                 .because(format!("Thin pool {} does not exist", self.pool))
         })
+    }
+
+    /// Whether the kernel lets nobody change the thin pool any more.
+    pub(super) fn is_read_only(&self) -> bool {
+        // The ninth letter is its health.
+        self.ask_pool(Op::InspectStorage).is_ok_and(|pool| pool.attributes.as_bytes().get(8) == Some(&b'M'))
     }
 
     pub(super) fn geometry(&self, op: Op) -> Result<Geometry> {

@@ -82,3 +82,32 @@ fn without_metadata_left_every_new_lv_is_refused_and_the_error_says_what_helps()
     let usage = driver.usage().unwrap().unwrap();
     assert_eq!(usage.metadata.map(|(size, used)| (size.get(), used.get())), Some((4 << 20, 3_984_588)));
 }
+
+#[test]
+fn where_the_metadata_is_full_all_the_same_the_error_says_what_helps_and_what_only_renames_works() {
+    let lvm = Arc::new(ModelOfLvm::new());
+    let driver = at_once(&lvm);
+    let (volume, spec) = (id("appvms/work/private"), spec(1));
+    driver.create(&volume, &spec).unwrap();
+    run(&driver, &volume, &spec, 1);
+    run(&driver, &volume, &spec, 2);
+    driver.start(&volume, &spec, &mut || {}, &Job::default()).unwrap();
+    lvm.fill(10.0, 100.0);
+    driver.stop(&volume, &spec, Ending::Ran).unwrap();
+    assert_eq!(driver.revisions(&volume).unwrap().len(), 1);
+    assert!(
+        lvm.lvs().contains(&"vm-work-private-1-gone".to_owned()),
+        "the surplus one waits: {:?}",
+        lvm.lvs()
+    );
+    let newest = driver.revisions(&volume).unwrap().pop().unwrap();
+    driver.revert(&volume, &spec, &newest.id, &Job::default()).unwrap();
+    let refused = driver.remove(&volume).unwrap_err();
+    assert_eq!(refused.kind(), Kind::NoSpace);
+    for words in ["Operation not supported", "lvextend --poolmetadatasize +SIZE qubes/pool00"] {
+        assert!(refused.report().contains(words), "{}", refused.report());
+    }
+    lvm.fill(10.0, 50.0);
+    driver.remove(&volume).unwrap();
+    assert_eq!(lvm.lvs(), Vec::<String>::new());
+}

@@ -114,6 +114,11 @@ impl ModelOfLvm {
     fn execute(&self, op: &LvOp) -> Result<Vec<Lv>, Failed> {
         let mut state = self.state();
         let missing = |lv: &LvName| Failed::Refused(format!("Failed to find logical volume \"{lv}\""));
+        let is_read_only = state.metadata_percent >= 100.0;
+        if is_read_only && matches!(op, LvOp::Create { .. } | LvOp::Snapshot { .. } | LvOp::Remove(_)) {
+            let why = "device-mapper: message ioctl on  (253:3) failed: Operation not supported";
+            return Err(Failed::Refused(why.to_owned()));
+        }
         match op {
             LvOp::Create { lv, pool, size } => self.make(&mut state, lv.lv(), pool.lv(), size.get())?,
             LvOp::Snapshot { of, lv } => {
@@ -188,7 +193,7 @@ impl ModelOfLvm {
             LvOp::Pool(pool) => {
                 return Ok(vec![Lv {
                     name: pool.lv().to_owned(),
-                    attributes: "twi-aotz--".to_owned(),
+                    attributes: if is_read_only { "twi-aotzM-" } else { "twi-aotz--" }.to_owned(),
                     size: 1 << 30,
                     data_percent: state.data_percent,
                     metadata: Some((4 << 20, state.metadata_percent)),
