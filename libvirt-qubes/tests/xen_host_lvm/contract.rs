@@ -19,23 +19,13 @@ fn keep(names: &[&str]) {
 
 #[test]
 #[ignore = "needs the testbed's disk; run by cargo xtask test"]
-fn starts_stops_and_recovery_keep_the_contract() {
+fn starts_former_states_and_imports_keep_the_contract() {
     keep(&[
-        "a_volatile_volume_is_empty_at_each_start",
         "a_start_that_no_domain_used_is_taken_back",
         "a_volume_left_dirty_continues_on_what_it_has",
-        "recovery_commits_what_a_crash_left",
-    ]);
-}
-
-#[test]
-#[ignore = "needs the testbed's disk; run by cargo xtask test"]
-fn former_states_and_imports_keep_the_contract() {
-    keep(&[
         "an_export_stays_what_it_is",
         "a_revert_goes_back_and_keeps_what_was",
         "an_import_of_unknown_length_gives_the_volume_its_size",
-        "an_import_excludes_what_would_disturb_it",
     ]);
 }
 

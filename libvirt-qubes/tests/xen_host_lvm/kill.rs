@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libvirt_qubes::storage::lvm::{Failed, Lv, LvName, LvOp, Lvm, Runner};
-use libvirt_qubes::storage::{Driver, Ending, ImportSize, Job, LvmDriver, Revisions, Tuning};
+use libvirt_qubes::storage::{
+    Driver, Ending, ImportSize, Job, LvmDriver, Revisions, Tuning, VolumeId, VolumeKind, VolumeSpec,
+};
 
 use crate::{disk, id, spec};
 
@@ -23,10 +25,20 @@ const TRANSITIONS: &[(&str, usize, &[u8])] = &[
     ("import", 2, &[2, 5]),
     ("stop", 1, &[6]),
     ("stop", 2, &[7]),
+    ("start of a snapshot", 1, &[7]),
+    ("clone", 1, &[7]),
     ("revert", 1, &[7, 6]),
     ("remove", 1, &[]),
     ("create", 1, &[0]),
 ];
+
+const ROOT: &str = "appvms/work/root";
+const CLONE: &str = "appvms/clone/private";
+
+/// A snapshot of the volume.
+fn snapshot() -> VolumeSpec {
+    VolumeSpec { kind: VolumeKind::Snapshot { source: id("appvms/work/private") }, ..spec(0) }
+}
 
 #[derive(Debug)]
 struct Deadly {
@@ -46,6 +58,14 @@ impl Runner for Deadly {
     fn device(&self, lv: &LvName) -> PathBuf {
         self.lvm.device(lv)
     }
+}
+
+/// The first byte of the committed state.
+fn first_byte(driver: &LvmDriver, volume: &VolumeId) -> u8 {
+    let export = driver.export(volume, &spec(2)).unwrap();
+    let mut byte = [0];
+    export.file().read_exact_at(&mut byte, 0).unwrap();
+    byte[0]
 }
 
 fn write(path: &std::path::Path, byte: u8) {
@@ -81,6 +101,13 @@ fn act(driver: &LvmDriver, what: &str) {
             let size = libvirt_qubes::ids::ByteSize::bytes(8 << 20);
             driver.as_resize().unwrap().resize(&volume, &spec, size).unwrap();
         }
+        "start of a snapshot" => {
+            drop(driver.start(&id(ROOT), &snapshot(), &mut || {}, &Job::default()).unwrap());
+        }
+        "clone" => {
+            let source = driver.export(&volume, &spec).unwrap();
+            driver.import_from(&id(CLONE), &spec, &source, &Job::default()).unwrap();
+        }
         "remove" => driver.remove(&volume).unwrap(),
         other => panic!("{other}"),
     }
@@ -96,11 +123,12 @@ fn child_of_the_test_of_kills() {
     let mut words = words.split(' ');
     let mut word = || words.next().unwrap();
     let pool = LvName::new(word().parse().unwrap(), word()).unwrap();
-    let (what, left) = (word(), word().parse().unwrap());
+    let left = word().parse().unwrap();
+    let what = words.collect::<Vec<_>>().join(" ");
     let runner = Deadly { lvm: Lvm::new(Tuning::default().command_limit), left: AtomicUsize::new(left) };
     let driver = LvmDriver::with_runner(pool, Tuning::default(), Arc::new(runner));
     driver.setup().unwrap();
-    act(&driver, what);
+    act(&driver, &what);
     panic!("{what} ended with fewer than {left} changes");
 }
 
@@ -110,8 +138,19 @@ fn a_killed_process_loses_nothing() {
     let disk = disk();
     let pool = disk.make(256, &[]);
     let (volume, spec) = (id("appvms/work/private"), spec(2));
-    let mut driver = LvmDriver::new(pool.clone(), Tuning::default());
-    driver.setup().unwrap();
+    // One process of LVM's for all that this process asks.
+    let lvm = Arc::new(Lvm::new(Tuning::default().command_limit));
+    let new_driver = || {
+        let driver =
+            LvmDriver::with_runner(pool.clone(), Tuning::default(), Arc::clone(&lvm) as Arc<dyn Runner>);
+        driver.setup().unwrap();
+        driver
+    };
+    let lvs = || -> Vec<String> {
+        let lvs = lvm.run(&LvOp::All(pool.vg().clone())).unwrap();
+        lvs.into_iter().map(|lv| lv.name).filter(|name| name != pool.lv()).collect()
+    };
+    let mut driver = new_driver();
     driver.create(&volume, &spec).unwrap();
     run(&driver, 1);
     run(&driver, 2);
@@ -122,7 +161,7 @@ fn a_killed_process_loses_nothing() {
         }
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::child_of_the_test_of_kills", "--ignored", "--nocapture"])
-            .env("MGMT_TEST_LVM_KILL", format!("{} {} {what} {after}", pool.vg(), pool.lv()))
+            .env("MGMT_TEST_LVM_KILL", format!("{} {} {after} {what}", pool.vg(), pool.lv()))
             .output()
             .unwrap();
         let killed = std::os::unix::process::ExitStatusExt::signal(&child.status) == Some(9);
@@ -133,23 +172,29 @@ fn a_killed_process_loses_nothing() {
             String::from_utf8_lossy(&child.stderr)
         );
 
-        driver = LvmDriver::new(pool.clone(), Tuning::default());
-        driver.setup().unwrap();
+        driver = new_driver();
         driver.recover(&volume, &spec).unwrap();
-        let left = disk.lvs();
+        match *what {
+            "start of a snapshot" => drop(driver.recover(&id(ROOT), &snapshot()).unwrap()),
+            "clone" => {
+                driver.recover(&id(CLONE), &spec).unwrap();
+                assert!(wanted.contains(&first_byte(&driver, &id(CLONE))), "{what} {after}");
+                driver.remove(&id(CLONE)).unwrap();
+            }
+            _ => {}
+        }
+        let left = lvs();
         let unfinished = |lv: &String| lv.ends_with("-snap") || lv.ends_with("-import");
         assert!(!left.iter().any(unfinished), "{what} {after}: {left:?}");
         if wanted.is_empty() {
             driver.remove(&volume).unwrap();
-            assert_eq!(disk.lvs(), [pool.lv()], "{what} {after}");
+            assert_eq!(lvs(), Vec::<String>::new(), "{what} {after}");
         } else {
-            let export = driver.export(&volume, &spec).unwrap();
-            let mut byte = [0];
-            export.file().read_exact_at(&mut byte, 0).unwrap();
-            assert!(wanted.contains(&byte[0]), "{what} {after}: {byte:?}");
+            let byte = first_byte(&driver, &volume);
+            assert!(wanted.contains(&byte), "{what} {after}: {byte}");
         }
         println!("{what}, killed after change {after}: ok");
     }
     driver.remove(&volume).unwrap();
-    assert_eq!(disk.lvs(), [pool.lv()]);
+    assert_eq!(lvs(), Vec::<String>::new());
 }

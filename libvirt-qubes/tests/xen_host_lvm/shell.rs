@@ -15,7 +15,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn the_shell_sees_what_others_change_and_tells_failures_in_lvms_words() {
     let disk = disk();
     let pool = disk.make(64, &[]);
-    for lvm in [Lvm::new(LIMIT), Lvm::single(LIMIT)] {
+    // A process for each command has the same words: a report, a change and a refusal show it.
+    for (lvm, is_shell) in [(Lvm::new(LIMIT), true), (Lvm::single(LIMIT), false)] {
         let names = LvOp::Names { vg: pool.vg().clone(), bases: vec!["vm-a.b-root".to_owned()] };
         assert!(lvm.run(&names).unwrap().is_empty());
         let (mine, theirs) = (lv(&pool, "vm-a.b-root"), lv(&pool, "vm-a.b-root-snap"));
@@ -25,6 +26,12 @@ fn the_shell_sees_what_others_change_and_tells_failures_in_lvms_words() {
         match lvm.run(&create) {
             Err(Failed::Refused(why)) => assert!(why.contains("already exists"), "{why}"),
             other => panic!("{other:?}"),
+        }
+        if !is_shell {
+            let seen = lvm.run(&names).unwrap();
+            assert_eq!((seen.len(), seen[0].name.as_str(), seen[0].size), (1, "vm-a.b-root", 4 * MIB));
+            lvm.run(&LvOp::Remove(vec![mine])).unwrap();
+            continue;
         }
         let other = ["lvcreate", "--yes", "--setactivationskip=n", "--type=thin", "--name=vm-a.b-root-snap"];
         run(std::process::Command::new("lvm").args(other).arg(mine.to_string())).unwrap();
