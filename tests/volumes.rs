@@ -216,7 +216,7 @@ const SENT: usize = 4 * MIB + MIB / 2;
 fn begin_import(daemon: &Daemon, vm: &str) -> UnixStream {
     let mut stream = daemon.socket().connect();
     let mut sent =
-        format!("mgmt.vm.volume.ImportWithSize+private dom0 name {vm}\0{}\n", 64 * MIB).into_bytes();
+        format!("mgmt.vm.volume.ImportWithSize+private dom0 name {vm}\0{}\n", 16 * MIB).into_bytes();
     sent.resize(sent.len() + SENT, 9);
     stream.write_all(&sent).unwrap();
     let begun = || left_over(daemon).iter().any(|file| file.ends_with("private-import.img"));
@@ -450,12 +450,12 @@ fn the_command_line_has_a_verb_for_each() {
 #[test]
 fn the_service_file_that_the_deployed_client_runs_hands_the_data_over() {
     let daemon = scene(Start::new());
-    let service = |method: &str, data: &[u8]| {
+    let spawn = |method: &str| {
         let file = daemon.dir().join(method);
         if !file.exists() {
             std::os::unix::fs::symlink(mgmt_tests::binary("mgmt-qrexec"), &file).unwrap();
         }
-        let mut child = std::process::Command::new(file)
+        std::process::Command::new(file)
             .arg("private")
             .env("MGMT_SOCKET", daemon.socket().path())
             .env("QREXEC_REMOTE_DOMAIN", "dom0")
@@ -463,7 +463,10 @@ fn the_service_file_that_the_deployed_client_runs_hands_the_data_over() {
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()
-            .unwrap();
+            .unwrap()
+    };
+    let service = |method: &str, data: &[u8]| {
+        let mut child = spawn(method);
         let mut input = child.stdin.take().unwrap();
         // It may be answered before all was read.
         drop(input.write_all(data));
@@ -477,6 +480,25 @@ fn the_service_file_that_the_deployed_client_runs_hands_the_data_over() {
     let refused = service("admin.vm.volume.Import", &vec![6; MIB - 1]);
     assert!(refused.starts_with(b"2\0QubesException\0"), "{}", refused.escape_ascii());
     assert_eq!(content(&daemon, "work"), vec![5; MIB]);
+
+    // One that is killed in the middle leaves what was there.
+    let mut child = spawn("admin.vm.volume.Import");
+    child.stdin.as_mut().unwrap().write_all(&vec![6; MIB / 2]).unwrap();
+    until("data comes", || !left_over(&daemon).is_empty());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("nothing is left", || left_over(&daemon).is_empty());
+    assert_eq!(content(&daemon, "work"), vec![5; MIB]);
+
+    // Holes stay holes.
+    let mut large = format!("{}\n", 16 * MIB).into_bytes();
+    let data = large.len();
+    large.resize(data + 16 * MIB, 0);
+    large[data + 8 * MIB] = 7;
+    assert_eq!(service("admin.vm.volume.ImportWithSize", &large), b"0\0");
+    let found = std::fs::metadata(image(&daemon, "work")).unwrap();
+    assert_eq!(found.len(), 16 * MIB as u64);
+    assert!(found.blocks() * 512 <= MIB as u64, "{} blocks", found.blocks());
 }
 
 #[test]
