@@ -108,15 +108,17 @@ impl Host {
     /// A VM that boots a tiny guest.
     pub fn tiny(&self, name: &str, kind: &str, options: &str) {
         self.ok("mgmt.vm.Create.AppVM", "dom0", "base", &format!("name={name} label=red"));
-        for (property, value) in [
-            ("kernel", format!("tiny-{kind}")),
-            ("virt_mode", kind.to_owned()),
-            ("memory", "16".into()),
-            ("maxmem", "16".into()),
-            ("vcpus", "1".into()),
-            ("kernelopts", format!("mgmt.name={name} {options}")),
-        ] {
-            self.set(name, property, &value);
+        self.is_tiny(name, kind);
+        self.set(name, "kernelopts", &format!("mgmt.name={name} {options}"));
+    }
+
+    /// Has a VM boot a tiny guest, or those that are based on it.
+    pub fn is_tiny(&self, name: &str, kind: &str) {
+        let kernel = format!("tiny-{kind}");
+        for (property, value) in
+            [("kernel", &*kernel), ("virt_mode", kind), ("memory", "16"), ("maxmem", "16"), ("vcpus", "1")]
+        {
+            self.set(name, property, value);
         }
     }
 
