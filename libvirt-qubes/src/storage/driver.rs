@@ -5,8 +5,10 @@
 //! renames it when it is whole. A crash between any two steps leaves either the old or the new state, and names
 //! that [`Driver::recover`] understands.
 //!
-//! Operations on one volume must not run at the same time; the caller sees to that, with a lock per volume. What a
-//! driver lends for longer than a call (an import, an export) it guards by itself.
+//! Operations on one volume must not run at the same time; the caller sees to that, with locks per volume. Figures and the list of
+//! revisions may be asked for at any time. While an operation copies data, others may export the volume and start snapshots of
+//! it, until the operation asks for its [turn to commit](Job::commit_turn). What a driver lends for longer than a call (an
+//! import, an export) it guards by itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
