@@ -276,6 +276,30 @@ fn nothing_is_touched_before_the_first_use_and_then_each_volume_is_recovered_fir
 }
 
 #[test]
+fn recovery_runs_the_hook_of_a_stop_that_was_cut_off_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(dir.path(), "file", r#", "pre_sinit": "-""#);
+    let (id, spec) = (work(), origin());
+    let driver = rig.driver();
+    driver.setup().unwrap();
+    driver.create(&id, &spec).unwrap();
+    driver.start(&id, &spec, &mut || {}, &job()).unwrap();
+    // As the driver in the middle leaves it when the daemon is killed now.
+    std::fs::rename(
+        rig.pool().join("appvms/work/private-dirty.img"),
+        rig.pool().join("appvms/work/private.img"),
+    )
+    .unwrap();
+    rig.log();
+    let next = rig.driver();
+    next.resume().unwrap();
+    assert_eq!(next.recover(&id, &spec).unwrap(), Recovered::Clean);
+    assert_eq!(rig.log(), ["post_volume_stop private appvms/work/private None"]);
+    next.verify(&id, &spec).unwrap();
+    assert_eq!(rig.log(), Vec::<String>::new(), "once");
+}
+
+#[test]
 fn without_a_command_for_it_a_pool_is_open_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::new(dir.path(), "file", r#", "pre_sinit": "-""#);

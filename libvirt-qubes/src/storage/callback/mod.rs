@@ -27,9 +27,7 @@
 //!
 //! A command fails when it cannot be executed, ends with another status than 0, or takes longer than
 //! [`Tuning::command_limit`]: then it is killed with its children. The error has the hook, the command, how it ended
-//! and what it wrote to standard error. What a killed daemon leaves is what the failure of that step leaves, and
-//! what recovery of the driver in the middle makes of it. A command may be run once more after a failure, and has to
-//! bear that.
+//! and what it wrote to standard error. A command may be run once more after a failure or a crash, and has to bear that.
 //!
 //! | operation | steps | when one fails |
 //! |---|---|---|
@@ -44,7 +42,21 @@
 //! | copy of another volume | `pre_volume_import` (VID), copy, `post_volume_import` (VID) | last: the new state is there |
 //! | import of data | `pre_volume_import_data` (SIZE or `None`), data, `post_volume_import_data_end` (`True`, `False`) | last: the new state is there, after `True` |
 //! | export | `pre_volume_export`, .., `post_volume_export_end` (PATH) when it is let go | last: logged |
-//! | recovery that commits or drops a run | it, `post_volume_stop` | last: logged |
+//! | recovery | it, `post_volume_stop` | last: logged |
+//!
+//! A kill, or a power cut, leaves of a volume what the driver in the middle leaves, and what the commands had done by then; the
+//! hooks that were still to come are not run by the daemon that was killed. Its next start makes up for them so:
+//!
+//! | cut off in | it leaves | and then |
+//! |---|---|---|
+//! | add the pool | what `pre_setup` did; folders | the folders go, if empty; no hook |
+//! | remove the pool | the pool gone, `post_destroy` run or not | no hook |
+//! | create | no volume, or one without `post_volume_create` | the caller, which has noted the creation, removes it: `post_volume_remove` |
+//! | remove | the volume, a part of it, or nothing without `post_volume_remove` | the caller, which has noted the removal, repeats it with its hook |
+//! | start, stop | before or after, by recovery of the driver in the middle | recovery runs `post_volume_stop`, whatever it finds: a start may have run no more than `pre_volume_start`, a stop all but its hook |
+//! | resize | before or after | no hook |
+//! | copy of another volume, import of data | before or after | recovery, as of a start; neither `post_volume_import` nor `post_volume_import_data_end` is made up for |
+//! | export | nothing of it | `post_volume_export_end` is not made up for |
 //!
 //! Revisions, figures and listings have no hook.
 //!
@@ -230,11 +242,10 @@ impl Shared {
         Ok(())
     }
 
+    /// With the hook of a stop, also where nothing was running: whether the last one ran it, nobody knows.
     fn recover_now(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {
         let found = self.inner.recover(id, spec)?;
-        if found != Recovered::Clean {
-            self.hook_if_possible(Op::Recover, id, spec, Hook::PostVolumeStop, None);
-        }
+        self.hook_if_possible(Op::Recover, id, spec, Hook::PostVolumeStop, None);
         Ok(found)
     }
 
