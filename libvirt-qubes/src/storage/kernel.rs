@@ -1,5 +1,6 @@
 //! The driver `linux-kernel`: a folder per version, with `vmlinuz`, and where there are any `initramfs` and
-//! `modules.img`. It only reads; an administrator puts kernels there and takes them away.
+//! `modules.img`. It only reads; an administrator puts kernels there and takes them away. So a crash leaves nothing, but for the
+//! pool's folder, empty, when it comes while a pool is added: the caller has noted it, and removes it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,8 @@
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use mgmt_block::FileId;
 
@@ -86,6 +87,9 @@ impl Place<'_> {
             }
             VolumeKind::Origin if found.dirty.is_some() => {
                 tracing::warn!(volume = %self.id, "continues on what an earlier run has left uncommitted");
+                // A power cut may have taken the time of its last change, not the change: it is no untouched copy.
+                let changed = self.open(&Image::Dirty, Open::ToWrite)?.set_modified(SystemTime::now());
+                changed.at(self.op, dirty.path.display())?;
                 Ok(dirty)
             }
             VolumeKind::Origin if found.clean.is_none() => Err(self.missing()),
@@ -94,12 +98,23 @@ impl Place<'_> {
                 Ok(Started { path: self.path(&Image::Clean), access: Access::ReadOnly })
             }
             VolumeKind::Origin => {
-                if !self.start_in_place(spec, &mut found)? {
-                    self.start_copy(&found, job)?;
-                }
-                self.sync_dir()?;
+                self.start_run(spec, &mut found, job).inspect_err(|_| self.give_up_run(spec))?;
                 Ok(dirty)
             }
+        }
+    }
+
+    fn start_run(&self, spec: &VolumeSpec, found: &mut Found, job: &Job) -> Result<()> {
+        if !self.start_in_place(spec, found)? {
+            self.start_copy(found, job)?;
+        }
+        self.sync_dir()
+    }
+
+    /// Takes back what a start that failed has made; what cannot be taken back now, the next start continues on.
+    fn give_up_run(&self, spec: &VolumeSpec) {
+        if let Err(e) = self.look().and_then(|found| self.take_back(spec, &found)) {
+            tracing::warn!(volume = %self.id, error = %e.report(), "cannot take a failed start back");
         }
     }
 
@@ -370,12 +385,20 @@ impl Place<'_> {
         let file = self.open(&image, Open::ToWrite)?;
         if size.get() > present {
             self.disk().set_len(&file, &path, size.get()).at(self.op, path.display())?;
-            self.disk().sync_file(&file, &path).at(self.op, path.display())?;
+            let synced = self.disk().sync_file(&file, &path).at(self.op, path.display());
+            // Nobody has seen the rest of it yet.
+            synced.inspect_err(|_| self.give_up_growth(&file, &path, present))?;
         }
         if running {
             return grow_devices(&file, &path);
         }
         Ok(())
+    }
+
+    fn give_up_growth(&self, file: &File, path: &Path, before: u64) {
+        if let Err(e) = self.disk().set_len(file, path, before) {
+            tracing::warn!(volume = %self.id, error = %e, "cannot take a failed resize back");
+        }
     }
 
     pub(super) fn info(&self, spec: &VolumeSpec) -> Result<VolumeInfo> {
@@ -448,7 +471,7 @@ impl Place<'_> {
 }
 
 /// Tells the loop devices of a running domain. The backend in the kernel tells the guest.
-fn grow_devices(file: &File, path: &std::path::Path) -> Result<()> {
+fn grow_devices(file: &File, path: &Path) -> Result<()> {
     let at = path.display();
     let id = FileId::of(&file.metadata().at(Op::LoopDevice, &at)?);
     for device in mgmt_block::find(|status| status.backing == id).at(Op::LoopDevice, &at)? {

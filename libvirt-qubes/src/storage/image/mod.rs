@@ -69,6 +69,8 @@
 //! is not mounted: whatever would write, or needs data, is refused, recovery included, so that nothing is written beneath
 //! a mount point and nothing counts as gone that only cannot be seen. Figures are the spec's then. Nothing is kept open to
 //! know this, and a folder that was copied to another disk is the pool.
+//!
+#![doc = include_str!("crashes.md")]
 
 mod away;
 mod contents;

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::storage::VolumeGroup;
 
@@ -44,7 +46,11 @@ pub(super) fn remove_left(dir: &Path) -> io::Result<()> {
 fn try_out(dir: &Path) -> Result<()> {
     let refuse = |error: io::Error, why: &str| {
         // What these mean is another thing for a link than for a new file.
-        let kind = if error.kind() == io::ErrorKind::StorageFull { Kind::NoSpace } else { Kind::Unsupported };
+        let kind = match Errno::from_io_error(&error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => Kind::NoSpace,
+            Some(Errno::IO) => Kind::Io,
+            Some(_) | None => Kind::Unsupported,
+        };
         Error::new(kind, Op::SetupPool, dir.display()).because(format!("{why}: {error}"))
     };
     let random = uuid::Uuid::new_v4().simple().to_string();

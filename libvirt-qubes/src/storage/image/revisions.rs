@@ -1,5 +1,6 @@
 //! Former states: list, go back, keep one, forget one.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
 use super::ImageDriver;
@@ -22,14 +23,18 @@ enum Wanted {
 impl Revisions for ImageDriver {
     fn revisions(&self, id: &VolumeId) -> Result<Vec<Revision>> {
         let found = self.place(id, Op::InspectStorage).look()?;
-        let automatic = found.revisions.iter().map(|(r, _)| (r.time, RevisionName::Automatic(r.number)));
+        // What is the clean image itself was left by a commit that did not come to its end.
+        let is_former = |m: &Metadata| !found.clean.as_ref().is_some_and(|clean| same_file(m, clean));
+        let automatic = found.revisions.iter().filter(|(_, m)| is_former(m));
+        let automatic = automatic.map(|(r, m)| (m, r.time, RevisionName::Automatic(r.number)));
         // The file of a kept state was made when it was kept; what it holds was committed when its data says.
-        let kept = found.kept.iter().map(|(number, m)| (m.mtime(), RevisionName::Kept(*number)));
+        let kept = found.kept.iter().map(|(number, m)| (m, m.mtime(), RevisionName::Kept(*number)));
         let mut all: Vec<_> = automatic.chain(kept).collect();
-        all.sort_by_key(|(time, _)| *time);
+        // Several may be of one second.
+        all.sort_by_key(|(m, time, _)| (*time, m.mtime_nsec()));
         Ok(all
             .into_iter()
-            .filter_map(|(committed_at, name)| Some(Revision { id: name.id()?, committed_at }))
+            .filter_map(|(_, committed_at, name)| Some(Revision { id: name.id()?, committed_at }))
             .collect())
     }
 
@@ -140,18 +145,25 @@ impl Place<'_> {
         if found.kept.iter().any(|(n, _)| *n == number) {
             return Err(self.refuse(Kind::AlreadyExists, format!("revision {id} is there already")));
         }
-        let image = Image::Kept { number };
+        self.make_kept(&Image::Kept { number }, found.dirty.is_some(), job).inspect_err(|_| {
+            if let Err(left) = self.remove(&Image::Kept { number }) {
+                tracing::warn!(volume = %self.id, error = %left.report(), "a state that was not to be kept stays");
+            }
+        })?;
+        Ok(id)
+    }
+
+    fn make_kept(&self, image: &Image, running: bool, job: &Job) -> Result<()> {
         let how = CopyInto {
             method: self.shared.method(),
             durability: Durability::Durable,
             near_full: NearFull::Refused,
         };
-        if found.dirty.is_none() {
-            self.copy(&self.open_clean()?, &image, how, job)?;
-            return Ok(id);
+        if !running {
+            return self.copy(&self.open_clean()?, image, how, job);
         }
         // Only sharing blocks takes the whole of a file that is being written at one instant.
-        let path = self.path(&image);
+        let path = self.path(image);
         let shared = match how.method {
             Method::Data => false,
             Method::Share | Method::ShareAlone => {
@@ -162,12 +174,10 @@ impl Place<'_> {
             }
         };
         if shared {
-            Ok(id)
-        } else {
-            let why =
-                format!("Volume {} is running: this driver keeps the state of a stopped VM only", self.id);
-            Err(self.refuse(Kind::Busy, why))
+            return Ok(());
         }
+        let why = format!("Volume {} is running: this driver keeps the state of a stopped VM only", self.id);
+        Err(self.refuse(Kind::Busy, why))
     }
 
     fn open_image(&self, image: &Image) -> Result<Export> {
