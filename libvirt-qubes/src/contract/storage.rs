@@ -83,6 +83,7 @@ pub const CONTRACTS: &[Contract] = contracts![
     states::the_newest_revisions_are_kept,
     states::a_revert_goes_back_and_keeps_what_was,
     states::a_kept_state_stays_until_it_is_forgotten,
+    states::former_states_are_listed_oldest_first,
     states::a_dirty_volume_is_not_reverted,
     data::an_import_becomes_the_state_as_a_whole,
     data::an_import_of_unknown_length_gives_the_volume_its_size,

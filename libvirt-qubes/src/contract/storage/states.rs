@@ -106,6 +106,31 @@ pub(super) fn a_kept_state_stays_until_it_is_forgotten(pool: &Pool) {
     pool.assert_gone(&volume);
 }
 
+pub(super) fn former_states_are_listed_oldest_first(pool: &Pool) {
+    let Some(states) = pool.driver.as_revisions() else { return };
+    let (volume, spec) = (id("appvms/work/private"), origin());
+    let keep = |number| must(states.keep(&volume, &spec, number, &Job::default()), "keep");
+    pool.holding(&volume, &spec, b"one");
+    let one = keep(9);
+    // Names may have dates of whole seconds: of several commits within one, some are of the next.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    pool.run(&volume, &spec, b"two");
+    let two = keep(4);
+    pool.run(&volume, &spec, b"six");
+    let listed = must(states.revisions(&volume), "revisions");
+    assert!(listed.is_sorted_by_key(|revision| revision.committed_at), "{listed:?}");
+    let automatic: Vec<_> = listed.iter().map(|r| &r.id).filter(|id| !id.as_str().starts_with('s')).collect();
+    // Of the same state there is one of each, in either order.
+    let age = |id: &RevisionId| match automatic.iter().position(|known| *known == id) {
+        Some(nth) => nth,
+        None if *id == one => 0,
+        None => 1,
+    };
+    let ages: Vec<_> = listed.iter().map(|revision| age(&revision.id)).collect();
+    assert_eq!(ages, [0, 0, 1, 1], "{listed:?}");
+    assert!(listed.iter().any(|revision| revision.id == two));
+}
+
 pub(super) fn a_dirty_volume_is_not_reverted(pool: &Pool) {
     let Some(states) = pool.driver.as_revisions() else { return };
     let (volume, spec) = (id("appvms/work/private"), origin());

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libvirt_qubes::storage::lvm::{Failed, Lv, LvName, LvOp, Resizing, Runner};
 use tempfile::TempDir;
@@ -25,7 +25,6 @@ pub(super) struct ModelOfLvm {
 #[derive(Debug, Default)]
 struct State {
     lvs: BTreeMap<String, Lv>,
-    clock: i64,
     data_percent: f64,
     metadata_percent: f64,
     delay: Duration,
@@ -92,12 +91,11 @@ impl ModelOfLvm {
             let why = format!("Logical Volume \"{name}\" already exists in volume group \"qubes\"");
             return Err(Failed::Refused(why));
         }
-        state.clock += 1;
         let lv = Lv {
             name: name.to_owned(),
             size: size.next_multiple_of(EXTENT),
             pool: pool.to_owned(),
-            time: 1_700_000_000 + state.clock,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed(),
             ..Lv::default()
         };
         File::create_new(self.path(name)).unwrap().set_len(lv.size).unwrap();
