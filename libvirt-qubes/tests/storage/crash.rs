@@ -304,6 +304,64 @@ const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "resize-while-it-runs",
+        keep: 1,
+        sharing: Sharing::Source,
+        prepare: |b| {
+            b.runs(&[1, 2]);
+            b.write(&b.start(), 3);
+        },
+        act: |b| b.driver.resize(&b.id, &b.spec, ByteSize::bytes(2 * SIZE)).unwrap(),
+        check: |b, ended| {
+            let size = b.driver.info(&b.id, &b.spec).unwrap().size.get();
+            assert!(size == 2 * SIZE || (size == SIZE && !ended), "{size}");
+            assert_eq!(b.committed(), Some(3));
+            assert_eq!(b.states(), [2]);
+        },
+    },
+    Scenario {
+        name: "forget",
+        keep: 1,
+        sharing: Sharing::Source,
+        prepare: |b| {
+            b.runs(&[1]);
+            b.driver.keep(&b.id, &b.spec, 4, &Job::default()).unwrap();
+            b.runs_more(&[2, 3]);
+        },
+        act: |b| b.driver.forget(&b.id, &"s4".parse().unwrap()).unwrap(),
+        check: |b, ended| {
+            let kept = b.driver.revisions(&b.id).unwrap().iter().any(|r| r.id.as_str() == "s4");
+            assert!(!(kept && ended));
+            assert_eq!(b.committed(), Some(3));
+            assert_eq!(b.states(), if kept { vec![1, 2] } else { vec![2] });
+        },
+    },
+    Scenario {
+        name: "volatile",
+        keep: 1,
+        sharing: Sharing::Source,
+        prepare: |b| b.runs(&[1, 2]),
+        act: |b| {
+            let (id, spec) = b.volatile();
+            for _ in 0..2 {
+                let started = b.driver.start(&id, &spec, &mut || {}, &Job::default()).unwrap().unwrap();
+                b.write(&started.path, 9);
+            }
+            b.driver.stop(&id, &spec, Ending::Ran).unwrap();
+        },
+        check: |b, _| {
+            let (id, spec) = b.volatile();
+            b.driver.recover(&id, &spec).unwrap();
+            assert_eq!(b.files_of(&id), Vec::<String>::new());
+            // The next start is of an empty one, whatever the last one has left.
+            let started = b.driver.start(&id, &spec, &mut || {}, &Job::default()).unwrap().unwrap();
+            assert!(std::fs::read(&started.path).unwrap().iter().all(|byte| *byte == 0));
+            b.driver.remove(&id).unwrap();
+            assert_eq!(b.committed(), Some(2));
+            assert_eq!(b.states(), [1]);
+        },
+    },
+    Scenario {
         name: "remove",
         keep: 2,
         sharing: Sharing::Source,
@@ -379,6 +437,11 @@ impl Bench {
     fn snapshot(&self) -> (VolumeId, VolumeSpec) {
         let spec = VolumeSpec { kind: VolumeKind::Snapshot { source: self.id.clone() }, ..self.spec.clone() };
         ("appvms/snapshot/root".parse().unwrap(), spec)
+    }
+
+    fn volatile(&self) -> (VolumeId, VolumeSpec) {
+        let spec = VolumeSpec { kind: VolumeKind::Volatile, ..self.spec.clone() };
+        ("appvms/volatile/volatile".parse().unwrap(), spec)
     }
 
     fn dir(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 mod callback;
 mod contract;
 mod crash;
+mod deployed;
 mod ephemeral;
 #[cfg(feature = "qubes")]
 mod ephemeral_host;

@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt;
 use libvirt_qubes::Kind;
 use libvirt_qubes::ids::ByteSize;
 use libvirt_qubes::storage::{
-    Driver, Ending, ImageDriver, ImportSize, Job, Revisions, Sharing, VolumeId, VolumeKind, VolumeSpec,
+    Driver, Ending, ImageDriver, ImportSize, Job, Revisions, SetupCheck, Sharing, VolumeId, VolumeKind,
+    VolumeSpec,
 };
 
 use crate::filesystem::{Mkfs, Mounted};
@@ -108,14 +109,22 @@ fn copies_that_share_blocks_are_made_above_the_watermark() {
     assert_eq!(names(&xfs.path().join("pool/appvms")), ["other", "work"]);
 }
 
-#[test]
-fn a_full_pool_loses_nothing() {
-    let Some(full) = Mounted::new(Mkfs::Ext4, 32 << 20, "a_full_pool_loses_nothing") else { return };
-    let driver = ImageDriver::file(&full.path().join("pool")).unwrap();
+/// With not a byte free a run still ends, a revision is gone back to, what needs no copy is started, and things are removed.
+fn loses_nothing_when_it_is_full(full: &Mounted, driver: &ImageDriver) {
     driver.setup().unwrap();
-    let (id, spec) = (private(), spec(1, Sharing::Source));
-    driver.create(&id, &spec).unwrap();
-    run(&driver, &id, &spec, b"one");
+    let other = |owner: &str| format!("appvms/{owner}/private").parse::<VolumeId>().unwrap();
+    let (id, own, waiting, large) = (private(), other("own"), other("waiting"), other("large"));
+    let (spec, in_place) = (spec(1, Sharing::Source), spec(-1, Sharing::Source));
+    let ready = |id, data| {
+        driver.create(id, &spec).unwrap();
+        run(driver, id, &spec, data);
+        driver.prepare(id, &spec);
+    };
+    ready(&id, b"one");
+    ready(&waiting, b"her");
+    ready(&large, &[7; 4 * BYTES]);
+    driver.keep(&large, &spec, 1, &Job::default()).unwrap();
+    driver.create(&own, &in_place).unwrap();
     let folder = full.path().join("pool/appvms/work");
     let before = dateless(&folder);
     let mut import = driver.begin_import(&id, &spec, ImportSize::AsItComes).unwrap();
@@ -128,18 +137,46 @@ fn a_full_pool_loses_nothing() {
     assert_eq!(error.kind(), Kind::NoSpace, "{}", error.report());
     drop(import);
     assert_eq!(dateless(&folder), before);
-    // With not a byte free a run still ends, a revision is gone back to, and things are removed.
-    let path = start(&driver, &id, &spec);
+    let path = start(driver, &id, &spec);
     let dirty = File::options().write(true).open(&path).unwrap();
     dirty.write_all_at(b"two", 0).unwrap();
-    fill(&full);
+    dirty.sync_all().unwrap();
+    fill(full);
+    let committed = |id: &VolumeId, spec| {
+        let mut data = [0; 3];
+        driver.export(id, spec).unwrap().file().read_exact_at(&mut data, 0).unwrap();
+        data
+    };
     driver.stop(&id, &spec, Ending::Ran).unwrap();
+    assert_eq!(&committed(&id, &spec), b"two");
     let revision = driver.revisions(&id).unwrap().pop().unwrap();
     driver.revert(&id, &spec, &revision.id, &Job::default()).unwrap();
-    let mut data = [0; 3];
-    driver.export(&id, &spec).unwrap().file().read_exact_at(&mut data, 0).unwrap();
-    assert_eq!(&data, b"one");
-    driver.remove(&id).unwrap();
+    assert_eq!(&committed(&id, &spec), b"one");
+    start(driver, &own, &in_place);
+    driver.stop(&own, &in_place, Ending::Ran).unwrap();
+    if driver.name() == "file-reflink" {
+        start(driver, &waiting, &spec);
+        driver.stop(&waiting, &spec, Ending::Ran).unwrap();
+        assert_eq!(&committed(&waiting, &spec), b"her");
+    }
+    driver.forget(&large, &"s1".parse().unwrap()).unwrap();
+    for id in [&large, &own, &waiting, &id] {
+        driver.remove(id).unwrap();
+    }
+    assert_eq!(names(&full.path().join("pool/appvms")), [""; 0]);
+}
+
+#[test]
+fn a_full_pool_loses_nothing() {
+    for (mkfs, size) in [(Mkfs::Ext4, 32 << 20), (Mkfs::Xfs, 320 << 20), (Mkfs::Btrfs, 320 << 20)] {
+        let Some(full) = Mounted::new(mkfs, size, "a_full_pool_loses_nothing") else { continue };
+        let pool = full.path().join("pool");
+        let driver = match mkfs {
+            Mkfs::Ext4 | Mkfs::OldXfs => ImageDriver::file(&pool),
+            Mkfs::Xfs | Mkfs::Btrfs => ImageDriver::reflink(&pool, SetupCheck::Probe),
+        };
+        loses_nothing_when_it_is_full(&full, &driver.unwrap());
+    }
 }
 
 #[test]
