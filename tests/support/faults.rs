@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use tempfile::TempDir;
+
 /// Which operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum On {
@@ -18,8 +20,9 @@ pub enum On {
     Any,
     /// A change of names, or a sync, in any file system: the daemon can only be killed before it.
     Step,
-    /// A write, a change of length or a sync of a volume's file: it can only fail.
-    Data,
+    /// Whatever can fail for a lack of room or a broken disk, of names and of data, in the folder that
+    /// [`within`](Faults::within) has named: it can only fail.
+    Change,
 }
 
 /// What becomes of it.
@@ -38,19 +41,22 @@ pub enum Fate {
 /// The faults of a daemon, or of several that run one after another; see [`Start::faults`](crate::Start::faults).
 #[derive(Debug, Clone)]
 pub struct Faults {
-    folder: Arc<tempfile::TempDir>,
+    folder: PathBuf,
+    /// Goes with the last of whoever made it.
+    _own: Option<Arc<TempDir>>,
 }
 
 impl Faults {
     /// None yet. An error says why there can be none on this machine.
     pub fn new() -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix("mgmt-faults-").tempdir().map_err(|e| e.to_string())?;
-        let new = Self { folder: Arc::new(folder) };
+        let new = Self { folder: folder.path().to_owned(), _own: Some(Arc::new(folder)) };
+        std::fs::write(new.path("faults.c"), include_str!("faults.c")).map_err(|e| e.to_string())?;
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
         let compiled = Command::new(&compiler)
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
             .arg(new.path("faults.so"))
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/faults.c"))
+            .arg(new.path("faults.c"))
             .output()
             .map_err(|error| format!("no C compiler ({}): {error}", compiler.display()))?;
         let said = String::from_utf8_lossy(&compiled.stderr);
@@ -58,12 +64,33 @@ impl Faults {
         Ok(new)
     }
 
+    /// Those that this process was started with.
+    pub fn of_this_process() -> Option<Self> {
+        std::env::var_os("MGMT_FAULTS").map(|folder| Self { folder: folder.into(), _own: None })
+    }
+
+    /// Names the folder in which a [`Change`](On::Change) counts; before the start of whoever makes it.
+    #[must_use]
+    pub fn within(self, place: &Path) -> Self {
+        self.set_place(place);
+        self
+    }
+
+    /// Names another one.
+    pub fn set_place(&self, place: &Path) {
+        std::fs::write(self.path("place"), place.to_str().unwrap()).unwrap();
+    }
+
+    /// The changes while a rule for changes was there since this was asked last, each with its path.
+    pub fn changes(&self) -> Vec<String> {
+        let seen = std::fs::read_to_string(self.path("seen")).unwrap_or_default();
+        self.remove("seen");
+        seen.lines().map(str::to_owned).collect()
+    }
+
     pub(crate) fn environment(&self) -> [(String, String); 2] {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        [
-            ("LD_PRELOAD".into(), text(&self.path("faults.so"))),
-            ("MGMT_FAULTS".into(), text(self.folder.path())),
-        ]
+        [("LD_PRELOAD".into(), text(&self.path("faults.so"))), ("MGMT_FAULTS".into(), text(&self.folder))]
     }
 
     /// Arms a rule: the `nth` such operation from now on (0: each one) has that fate.
@@ -73,7 +100,7 @@ impl Faults {
             On::Sync => "sync",
             On::Any => "any",
             On::Step => "step",
-            On::Data => "data",
+            On::Change => "change",
         };
         let fate = match fate {
             Fate::Errno(number) => format!("errno {number}"),
@@ -108,7 +135,7 @@ impl Faults {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
     fn remove(&self, name: &str) {

@@ -1,6 +1,6 @@
 //! File systems that tests make for themselves, as root.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A file system of its own in an image file, which can be taken away and brought back; unmounted when dropped.
@@ -10,7 +10,16 @@ pub struct Mounted(tempfile::TempDir);
 impl Mounted {
     /// Made by a program with its options; `None`, with the reason said, where that cannot be made or mounted.
     pub fn new(mkfs: &[&str]) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(&std::env::temp_dir(), mkfs)
+    }
+
+    /// The same with the image file in memory: for what syncs often and shows nothing by it.
+    pub fn in_memory(mkfs: &[&str]) -> Option<Self> {
+        Self::within(Path::new("/dev/shm"), mkfs)
+    }
+
+    fn within(parent: &Path, mkfs: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
         std::fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
         std::fs::create_dir(&point).unwrap();

@@ -34,6 +34,15 @@ impl Mkfs {
 impl Mounted {
     /// `None`, with the reason printed, where this machine or user cannot mount one.
     pub(crate) fn new(mkfs: Mkfs, size: u64, test: &str) -> Option<Self> {
+        Self::within(&std::env::temp_dir(), mkfs, size, test)
+    }
+
+    /// The same with the image file in memory: for what syncs often and shows nothing by it.
+    pub(crate) fn in_memory(mkfs: Mkfs, size: u64, test: &str) -> Option<Self> {
+        Self::within(Path::new("/dev/shm"), mkfs, size, test)
+    }
+
+    fn within(parent: &Path, mkfs: Mkfs, size: u64, test: &str) -> Option<Self> {
         let skip = |why: String| {
             println!("skipped: {test} on {mkfs:?}: {why}");
             None
@@ -41,7 +50,7 @@ impl Mounted {
         if !rustix::process::geteuid().is_root() {
             return skip("not root".into());
         }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let image = dir.path().join("image");
         std::fs::File::create_new(&image).unwrap().set_len(size).unwrap();
         let (program, arguments) = mkfs.command();

@@ -8,6 +8,7 @@ mod deployed;
 mod ephemeral;
 #[cfg(feature = "qubes")]
 mod ephemeral_host;
+mod faults;
 mod filesystem;
 mod front;
 mod images;
