@@ -59,6 +59,15 @@ struct Case {
     act: fn(&Bench) -> Result<(), Error>,
 }
 
+impl Case {
+    /// When it fails nothing of it stays, not even all: a halted VM has no running volume. The others' last sync comes
+    /// after what cannot be taken back.
+    fn is_taken_back(&self) -> bool {
+        let is_start = self.name.starts_with("start") && !self.name.ends_with("taken back");
+        is_start || self.name.starts_with("resize") || self.name.starts_with("keep")
+    }
+}
+
 const fn case(name: &'static str, prepare: fn(&Bench), act: fn(&Bench) -> Result<(), Error>) -> Case {
     Case { name, keep: 2, sharing: Sharing::Source, prepare, act }
 }
@@ -474,7 +483,8 @@ fn child_entry() {
                 }
                 let is_after = now.iter().zip(&after).all(|(now, after)| now.is_at_least(after));
                 let is_before = failed && now == *before;
-                assert!(is_after || is_before, "{context}: {now:?}\n{before:?}\n{after:?}");
+                let is_one = is_before || (is_after && !(failed && case.is_taken_back()));
+                assert!(is_one, "{context}: {now:?}\n{before:?}\n{after:?}");
                 bench.goes_on(context);
             });
         seen.extend(made);
