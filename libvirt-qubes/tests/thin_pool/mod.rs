@@ -73,10 +73,7 @@ impl ThinPool {
     pub(crate) fn make(&self, size: u64, options: &[&str]) -> LvName {
         let name = format!("pool{}", self.count.fetch_add(1, Ordering::SeqCst));
         let mut command = Command::new("lvm");
-        command.args(["lvcreate", "--yes", "--type=thin-pool"]);
-        if !options.iter().any(|option| option.starts_with("--poolmetadatasize")) {
-            command.arg("--poolmetadatasize=4M");
-        }
+        command.args(["lvcreate", "--yes", "--type=thin-pool", "--poolmetadatasize=4M"]);
         command.args(options).arg(format!("--size={size}M")).arg(format!("--name={name}")).arg(&self.vg);
         run(&mut command).unwrap();
         LvName::new(self.vg.parse().unwrap(), &name).unwrap()

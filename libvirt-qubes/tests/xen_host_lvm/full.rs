@@ -140,7 +140,7 @@ fn at_the_last_block_of_metadata_the_errors_say_what_helps_and_then_all_goes_on(
     const LEAF: u64 = 252;
     const LEAVES: u64 = 24;
     let disk = disk();
-    let pool = disk.make(800, &["--chunksize=64k", "--zero=n", "--poolmetadatasize=2M"]);
+    let pool = disk.make(800, &["--chunksize=64k", "--zero=n"]);
     let tuning = Tuning { near_full_percent: 100, ..at_once() };
     let driver = LvmDriver::new(pool.clone(), tuning);
     driver.setup().unwrap();
@@ -169,8 +169,8 @@ fn at_the_last_block_of_metadata_the_errors_say_what_helps_and_then_all_goes_on(
         file.sync_all()
     };
     write("vm-hog-private", Box::new(0..LEAVES * LEAF)).unwrap();
-    // States that share all of it: each write to one copies a leaf.
-    let states = 22;
+    // States that share all of it: each write to one copies a leaf, some 26 of the metadata's 1024 blocks a state.
+    let states = 40;
     for number in 1..=states {
         driver.keep(&hog, &large, number, &Job::default()).unwrap();
     }
