@@ -152,6 +152,9 @@ fn apply(real: &Real<'_>, model: &mut Model, action: &Action) {
                 }
                 model.dirty = Some((model.clean, in_place));
                 model.untouched = true;
+            } else {
+                // It goes on with what an earlier run left: what that wrote is not known.
+                model.untouched = false;
             }
             assert_eq!(state_of(&path), model.dirty.unwrap().0);
         }
