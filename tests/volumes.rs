@@ -216,7 +216,7 @@ const SENT: usize = 4 * MIB + MIB / 2;
 fn begin_import(daemon: &Daemon, vm: &str) -> UnixStream {
     let mut stream = daemon.socket().connect();
     let mut sent =
-        format!("mgmt.vm.volume.ImportWithSize+private dom0 name {vm}\0{}\n", 16 * MIB).into_bytes();
+        format!("mgmt.vm.volume.ImportWithSize+private dom0 name {vm}\0{}\n", 64 * MIB).into_bytes();
     sent.resize(sent.len() + SENT, 9);
     stream.write_all(&sent).unwrap();
     let begun = || left_over(daemon).iter().any(|file| file.ends_with("private-import.img"));
