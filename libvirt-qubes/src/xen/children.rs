@@ -297,6 +297,8 @@ mod tests {
                 scope.spawn(|| {
                     while !OVER.load(Ordering::Relaxed) {
                         take_locks();
+                        // A lock that is held all the time no child can be born without.
+                        thread::sleep(Duration::from_micros(100));
                     }
                 });
             }
