@@ -54,6 +54,7 @@ contracts! {
     the_newest_revisions_are_kept
     a_revert_goes_back_and_keeps_what_was
     a_kept_state_stays_until_it_is_forgotten
+    former_states_are_listed_oldest_first
     a_dirty_volume_is_not_reverted
     an_import_becomes_the_state_as_a_whole
     an_import_of_unknown_length_gives_the_volume_its_size
