@@ -98,6 +98,8 @@ pub struct Host {
     pub(super) tasks: TaskTracker,
     /// Cancelled when the host closes: what follows the host for its life ends then.
     pub(super) closing: CancellationToken,
+    /// Copies are called off, for the host is about to be closed.
+    pub(super) ending: CancellationToken,
     thread: std::sync::Mutex<Option<CommitterThread>>,
 }
 
@@ -164,6 +166,7 @@ impl Host {
             config,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
+            ending: CancellationToken::new(),
             thread: std::sync::Mutex::new(Some(thread)),
         });
         let events = host.hypervisor.subscribe();
@@ -192,7 +195,7 @@ impl Host {
 
     /// Calls off what copies data, as [`close`](Self::close) does: for a caller that has calls to end first.
     pub fn cancel_copies(&self) {
-        self.closing.cancel();
+        self.ending.cancel();
         self.operations.cancel_all(&[OperationKind::Create, OperationKind::Copy]);
     }
 
@@ -202,6 +205,7 @@ impl Host {
     /// The store could not be closed in order; nothing acknowledged is lost.
     pub async fn close(&self) -> Result<()> {
         self.cancel_copies();
+        self.closing.cancel();
         self.handed.give_up(None).await;
         self.tasks.close();
         self.tasks.wait().await;

@@ -137,7 +137,7 @@ impl Host {
     }
 
     fn cancelled(&self, vm: &Vm, cancel: &CancellationToken, error: crate::Error) -> HostError {
-        if self.closing.is_cancelled() {
+        if self.ending.is_cancelled() {
             error.because("the daemon is shutting down").into()
         } else if cancel.is_cancelled() {
             called_off(vm)
