@@ -406,6 +406,11 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             [quoted(&kernel)],
         ),
         Refusal::NoSuchPool { .. } => plain(Class::QubesPropertyValueError, "No such storage pool"),
+        Refusal::PoolOfKernels { pool } => exception(
+            Class::QubesPropertyValueError,
+            "Storage pool %s holds kernels, not volumes of qubes",
+            [quoted(pool.as_str())],
+        ),
 
         Refusal::AttachToHalted { .. } => plain(
             Class::QubesVMNotRunningError,

@@ -470,6 +470,11 @@ pub enum Refusal {
         /// The pool.
         pool: String,
     },
+    /// A global property wants a pool for volumes of VMs, and names one of kernels.
+    PoolOfKernels {
+        /// The pool.
+        pool: PoolName,
+    },
 
     /// A device can be attached only to a VM that runs.
     AttachToHalted {

@@ -144,6 +144,12 @@ impl Oracle {
             {
                 bad("No such storage pool".into())
             }
+            (
+                "default_pool" | "default_pool_private" | "default_pool_root" | "default_pool_volatile",
+                Value::Text(pool),
+            ) if self.pool(pool).is_ok_and(|pool| pool.holds_kernels()) => {
+                bad(format!("Storage pool '{pool}' holds kernels, not volumes of qubes"))
+            }
             ("default_template", Value::Vm(Some(target))) if self.vms[target].class != Class::Template => {
                 bad(format!(
                     "wrong VM class: domains['{target}'] is of type {} and not TemplateVM",

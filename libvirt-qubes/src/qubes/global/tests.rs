@@ -292,6 +292,11 @@ fn a_bad_value_is_refused_in_these_words_and_without_an_event() {
     assert_eq!(short(&missing.pre_events), [" pre-set:default_kernel 5.0 "]);
     set_to(&mut snapshot, "default_kernel", "6.1").unwrap();
     assert_eq!(refused(&mut snapshot, "default_pool_root", "gone"), R::NoSuchPool { pool: "gone".into() });
+    for property in ["default_pool", "default_pool_private", "default_pool_root", "default_pool_volatile"] {
+        let of_kernels = R::PoolOfKernels { pool: "linux-kernel".parse().unwrap() };
+        assert_eq!(refused(&mut snapshot, property, "linux-kernel"), of_kernels);
+    }
+    set_to(&mut snapshot, "default_pool_kernel", "linux-kernel").unwrap();
     assert_eq!(
         refused(&mut snapshot, "default_template", "work"),
         R::WrongClass { vm: name("work"), class: VmClass::AppVm, expected: VmClass::TemplateVm }

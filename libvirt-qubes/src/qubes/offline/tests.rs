@@ -85,6 +85,22 @@ fn an_old_system_goes_in_and_out_and_in_again() {
 }
 
 #[test]
+fn a_system_that_makes_volumes_in_a_pool_of_kernels_is_taken_in_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "<qubes><pools><pool name='mine' driver='file' dir_path='/x'/>\
+                <pool name='kernels' driver='linux-kernel' dir_path='/k'/></pools>\
+                <properties><property name='default_pool'>kernels</property>\
+                <property name='default_pool_root'>kernels</property></properties></qubes>";
+    let done = imported(dir.path(), text, Bad::Refused).unwrap();
+    assert_eq!(done.set_aside, 0, "{:?}", done.findings);
+    let taken = model(&dir.path().join("state"));
+    for global in [Global::DefaultPool, Global::DefaultPoolRoot] {
+        assert_eq!(taken.global(global), Some(&Value::Pool("kernels".parse().unwrap())), "{global}");
+    }
+    assert_eq!(taken.set_aside().count(), 0);
+}
+
+#[test]
 fn only_an_empty_state_is_filled_and_the_first_starts_pools_are_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
