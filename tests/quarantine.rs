@@ -342,3 +342,28 @@ fn a_system_moves_in_and_out_by_the_command_line() {
     assert_eq!(exported.status.code(), Some(0), "{exported:?}");
     assert!(std::fs::read_to_string(moved.join("qubes.xml")).unwrap().contains("far"));
 }
+
+#[test]
+fn what_a_subcommand_fails_of_is_one_object_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("torn.xml"), "<qubes>\n<domains>").unwrap();
+    std::fs::write(at("good.xml"), "<qubes/>").unwrap();
+    let path = |name: &str| at(name).to_str().unwrap().to_owned();
+    let fails = |state: &str, arguments: &[&str], code: i32, words: &[&str]| {
+        let failed = mgmtd(&at(state), &[arguments, &["--json"]].concat());
+        assert_eq!((failed.status.code(), &*failed.stderr), (Some(code), &b""[..]), "{arguments:?}");
+        let told: Value = serde_json::from_slice(&failed.stdout).unwrap();
+        let summary = told["summary"].as_str().unwrap();
+        assert_eq!((&told["outcome"], &told["findings"]), (&"failed".into(), &Value::Array(Vec::new())));
+        assert!(words.iter().all(|word| summary.contains(word)), "{words:?}: {summary}");
+    };
+    fails("new", &["import", &path("torn.xml")], 1, &["torn.xml", "line 2"]);
+    fails("new", &["import", &path("nothing.xml")], 1, &["nothing.xml"]);
+    let daemon = Daemon::start();
+    let used = daemon.state().to_str().unwrap().to_owned();
+    let (import, export) = ([&*path("good.xml")], [&*path("out")]);
+    for (verb, more, code) in [("import", &import[..], 1), ("export", &export, 1), ("doctor", &[], 2)] {
+        fails(&used, &[&[verb], more].concat(), code, &[&used, &format!("process {}", daemon.pid())]);
+    }
+}

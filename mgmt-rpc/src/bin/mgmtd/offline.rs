@@ -30,13 +30,27 @@ pub(crate) fn run(what: &Offline, config: &Config) -> anyhow::Result<ExitCode> {
                 vm_dirs: vm_dirs.clone(),
                 bad: if *set_aside { Bad::SetAside } else { Bad::Refused },
             };
-            import(&request, form(*json))
+            told(form(*json), import(&request, form(*json)))
         }
         Offline::Doctor { repair, json } => {
             let mend = if *repair { Mend::Yes } else { Mend::No };
-            Ok(doctor(config, mend, form(*json)))
+            doctor(config, mend, form(*json))
         }
-        Offline::Export { dir, json } => export(&crate::absolute(config.state.clone()), dir, form(*json)),
+        Offline::Export { dir, json } => {
+            let exported = export(&crate::absolute(config.state.clone()), dir, form(*json));
+            told(form(*json), exported)
+        }
+    }
+}
+
+/// As JSON, a failure too is one object on standard output.
+fn told(form: Form, done: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    match (form, done) {
+        (Form::Json, Err(error)) => {
+            report(form, "failed", &format!("{error:#}"), &[])?;
+            Ok(ExitCode::FAILURE)
+        }
+        (Form::Text | Form::Json, done) => done,
     }
 }
 
@@ -74,13 +88,17 @@ fn export(state: &Path, dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn doctor(config: &Config, mend: Mend, form: Form) -> ExitCode {
+fn doctor(config: &Config, mend: Mend, form: Form) -> anyhow::Result<ExitCode> {
     let state = &crate::absolute(config.state.clone());
     let examined = match offline::doctor(state, mend, &crate::tuning(config)) {
         Ok(examined) => examined,
         Err(error) => {
-            eprintln!("mgmtd: examining {}: {}", state.display(), error.report());
-            return ExitCode::from(2);
+            let why = format!("examining {}: {}", state.display(), error.report());
+            match form {
+                Form::Json => report(form, "failed", &why, &[])?,
+                Form::Text => eprintln!("mgmtd: {why}"),
+            }
+            return Ok(ExitCode::from(2));
         }
     };
     match form {
@@ -88,13 +106,13 @@ fn doctor(config: &Config, mend: Mend, form: Form) -> ExitCode {
             Ok(text) => println!("{text}"),
             Err(error) => {
                 eprintln!("mgmtd: {error}");
-                return ExitCode::from(2);
+                return Ok(ExitCode::from(2));
             }
         },
         Form::Text => tell(state, mend, &examined),
     }
     let undone = mend == Mend::No && !examined.repairs.is_empty();
-    if examined.findings.is_empty() && !undone { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if examined.findings.is_empty() && !undone { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn tell(state: &Path, mend: Mend, examined: &Examined) {
