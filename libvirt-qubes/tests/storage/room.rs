@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
 
 use libvirt_qubes::Kind;
 use libvirt_qubes::ids::ByteSize;
@@ -9,6 +10,8 @@ use libvirt_qubes::storage::{
     Driver, Ending, ImageDriver, ImportSize, Job, Revisions, SetupCheck, Sharing, VolumeId, VolumeKind,
     VolumeSpec,
 };
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::filesystem::{Mkfs, Mounted};
 use crate::images::{BYTES, dateless, file_pool, names, private, reflink_pool, run, spec, start};
@@ -194,6 +197,49 @@ fn an_import_that_began_with_room_stops_at_the_watermark() {
     assert!(percent < 80.0, "{percent}");
     drop(import);
     assert_eq!(names(&small.path().join("pool/appvms")), [""; 0]);
+}
+
+/// Somebody else takes the room as soon as the first piece is copied, however fast the copy is. Within the pool the kernel
+/// copies; from another file system the data is read and written.
+#[test]
+fn a_copy_that_began_with_room_stops_at_the_watermark() {
+    const DATA: usize = 48;
+    let test = "a_copy_that_began_with_room_stops_at_the_watermark";
+    let Some(small) = Mounted::in_memory(Mkfs::Ext4, 256 << 20, test) else { return };
+    let driver = ImageDriver::file(&small.path().join("pool")).unwrap();
+    let driver = driver.named(&"small".parse().unwrap()).near_full(60);
+    driver.setup().unwrap();
+    let (_dir, elsewhere) = file_pool();
+    let (id, spec) = (private(), spec(0, Sharing::Private));
+    let other: VolumeId = "appvms/other/private".parse().unwrap();
+    for from in [&driver, &elsewhere] {
+        let mut import = from.begin_import(&id, &spec, ImportSize::AsItComes).unwrap();
+        for byte in 1..=DATA {
+            import.write(&vec![u8::try_from(byte).unwrap(); BYTES]).unwrap();
+        }
+        import.finish().unwrap();
+        let export = from.export(&id, &spec).unwrap();
+        let ballast = File::create(small.path().join("ballast")).unwrap();
+        let (taker, seen) = (ballast.try_clone().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let listener = Arc::clone(&seen);
+        let job = Job::default().with_progress(move |progress| {
+            let mut seen = listener.lock().unwrap();
+            if seen.is_empty() {
+                fallocate(&taker, FallocateFlags::empty(), 0, 144 * MIB).unwrap();
+            }
+            seen.push(progress.done);
+        });
+        let refused = driver.import_from(&other, &spec, &export, &job).unwrap_err();
+        assert_eq!(refused.kind(), Kind::NoSpace);
+        let words = refused.report();
+        assert!(words.contains("storage pool 'small': ") && words.contains("from 60 % on"), "{words}");
+        let copied = *seen.lock().unwrap().last().unwrap();
+        assert!((1..DATA as u64 * MIB).contains(&copied), "it stops in the middle: {copied}");
+        assert!(!small.path().join("pool/appvms/other").exists());
+        ballast.set_len(0).unwrap();
+        driver.import_from(&other, &spec, &export, &Job::default()).unwrap();
+        driver.remove(&other).unwrap();
+    }
 }
 
 #[test]

@@ -26,7 +26,11 @@ impl Shared {
     /// Before whatever writes in the pool, or needs what lies there.
     pub(super) fn is_there(&self, op: Op, what: &dyn Display) -> Result<()> {
         let Some(why) = self.away() else { return Ok(()) };
-        let pool = self.name.as_ref().map(|name| format!("storage pool '{name}': ")).unwrap_or_default();
-        Err(Error::new(Kind::Unavailable, op, what).because(format!("{pool}{why}")))
+        Err(Error::new(Kind::Unavailable, op, what).because(format!("{}{why}", self.called())))
+    }
+
+    /// What a reason begins with, where it is known what the pool is called.
+    pub(super) fn called(&self) -> String {
+        self.name.as_ref().map(|name| format!("storage pool '{name}': ")).unwrap_or_default()
     }
 }

@@ -312,8 +312,9 @@ impl Shared {
             return Ok(());
         }
         let why = format!(
-            "the file system of {} is {percent} % full, from {mark} % on what takes space is refused; make it larger, or \
+            "{}the file system of {} is {percent} % full, from {mark} % on what takes space is refused; make it larger, or \
              remove something",
+            self.called(),
             self.dir.display()
         );
         Err(Error::new(Kind::NoSpace, op, what).because(why))
