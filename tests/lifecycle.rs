@@ -5,13 +5,8 @@ use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use mgmt_tests::scene::{create, files, left_over, pool, start, state, template, until};
-use mgmt_tests::{Answer, Daemon, Socket, Start};
-
-fn in_background(socket: &Socket, method: &'static str, vm: &'static str) -> std::thread::JoinHandle<Answer> {
-    let socket = socket.clone();
-    std::thread::spawn(move || socket.call(method, vm, "", b""))
-}
+use mgmt_tests::scene::{create, files, in_background, left_over, pool, start, state, template, until};
+use mgmt_tests::{Answer, Daemon, Start};
 
 #[test]
 fn a_slow_start_delays_no_read_and_no_other_start() {
@@ -21,7 +16,7 @@ fn a_slow_start_delays_no_read_and_no_other_start() {
     create(&daemon, "slow");
     create(&daemon, "quick");
     let mut events = daemon.socket().events("dom0");
-    let slow = in_background(daemon.socket(), "mgmt.vm.Start", "slow");
+    let slow = in_background(&daemon, "mgmt.vm.Start", "slow", "", b"");
     events.until("slow domain-pre-spawn");
     assert_eq!(state(&daemon, "slow"), "Transient");
     assert_eq!(daemon.call("mgmt.vm.property.Get", "slow", "memory", b"").ok(), "default=yes 400");
@@ -99,61 +94,6 @@ fn creation_and_removal_are_told() {
 }
 
 #[test]
-fn a_start_that_fails_leaves_nothing_and_says_which_step_and_why() {
-    for (step, kind, class) in [
-        ("create", "backend", "QubesException"),
-        ("create", "no-memory", "QubesMemoryError"),
-        ("unpause", "backend", "QubesException"),
-    ] {
-        let script = format!(
-            "[[rule]]\nstep = '{step}'\ntimes = 1\nfail = {{ kind = '{kind}', text = 'the telling line' }}\n"
-        );
-        let daemon = Start::new().script(&script).start();
-        template(&daemon);
-        create(&daemon, "work");
-        let before = files(&pool(&daemon));
-        let mut events = daemon.socket().events("work");
-        let (got, text) = daemon.call("mgmt.vm.Start", "work", "", b"").exception();
-        assert_eq!(got, class, "{text}");
-        assert!(text.contains("the telling line") && text.contains("work"), "{text}");
-        assert_eq!(state(&daemon, "work"), "Halted");
-        assert_eq!(files(&pool(&daemon)), before, "{step}");
-        let told = events.until("work domain-start-failed");
-        assert!(told.last().unwrap().contains("the telling line"), "{told:?}");
-        // The cause is gone: it starts.
-        start(&daemon, "work");
-        assert_eq!(state(&daemon, "work"), "Running");
-    }
-}
-
-#[test]
-fn a_missing_disk_or_kernel_is_named_and_nothing_is_left() {
-    let daemon = Daemon::start();
-    template(&daemon);
-    create(&daemon, "work");
-    let root = pool(&daemon).join("vm-templates/base/root.img");
-    let aside = daemon.dir().join("root.img");
-    std::fs::rename(&root, &aside).unwrap();
-    let (class, text) = daemon.call("mgmt.vm.Start", "work", "", b"").exception();
-    assert_eq!(class, "StoragePoolException");
-    assert!(text.contains("root.img"), "{text}");
-    assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
-    std::fs::rename(&aside, &root).unwrap();
-
-    let kernel = daemon.state().join("vm-kernels/6.1");
-    std::fs::create_dir(&kernel).unwrap();
-    std::fs::write(kernel.join("vmlinuz"), b"kernel").unwrap();
-    assert_eq!(daemon.call("mgmt.vm.property.Set", "work", "kernel", b"6.1").ok(), "");
-    std::fs::remove_file(kernel.join("vmlinuz")).unwrap();
-    let (class, text) = daemon.call("mgmt.vm.Start", "work", "", b"").exception();
-    assert_eq!(class, "StoragePoolException");
-    assert!(text.contains("6.1"), "{text}");
-    assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
-    std::fs::write(kernel.join("vmlinuz"), b"kernel").unwrap();
-    start(&daemon, "work");
-}
-
-#[test]
 fn a_guest_that_does_not_answer_keeps_running_and_can_be_killed() {
     let daemon = Start::new().script("[[rule]]\nstep = 'shutdown'\ndeaf = true\n").start();
     template(&daemon);
@@ -167,49 +107,13 @@ fn a_guest_that_does_not_answer_keeps_running_and_can_be_killed() {
     assert_eq!((state(&daemon, "work"), left_over(&daemon)), ("Halted".into(), Vec::new()));
 }
 
-const CALLED_OFF: &str = "Operation on 'work' cancelled: it was killed, or its domain ended, meanwhile";
-
-#[test]
-fn kill_does_not_wait_for_a_start_that_hangs_and_it_is_told_alike_whatever_it_was_at() {
-    let hangs = |step: &str| format!("[[rule]]\nvm = 'work'\nstep = '{step}'\nhang = true\n");
-    for (script, netvm, at) in [
-        (hangs("create"), false, "work domain-pre-spawn"),
-        (hangs("unpause"), false, "work domain-pre-unpaused"),
-        (hangs("create").replace("work", "net"), true, "work domain-verify-files"),
-    ] {
-        let daemon = Start::new().script(&script).start();
-        template(&daemon);
-        create(&daemon, "work");
-        if netvm {
-            create(&daemon, "net");
-            assert_eq!(daemon.call("mgmt.vm.property.Set", "net", "provides_network", b"True").ok(), "");
-            assert_eq!(daemon.call("mgmt.vm.property.Set", "work", "netvm", b"net").ok(), "");
-        }
-        let mut events = daemon.socket().events("work");
-        let starting = in_background(daemon.socket(), "mgmt.vm.Start", "work");
-        events.until(at);
-        assert_eq!(state(&daemon, "work"), "Transient");
-        assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
-        let (class, text) = starting.join().unwrap().exception();
-        assert_eq!((class.as_str(), text.as_str()), ("QubesException", CALLED_OFF), "{at}");
-        assert_eq!(state(&daemon, "work"), "Halted");
-        if netvm {
-            assert_eq!(state(&daemon, "net"), "Transient", "it is nobody else's to end");
-            assert_eq!(daemon.call("mgmt.vm.Kill", "net", "", b"").ok(), "");
-        }
-        assert_eq!(left_over(&daemon), Vec::<String>::new(), "{at}");
-        let daemon = daemon.kill_and_restart_as(Start::new());
-        start(&daemon, "work");
-    }
-}
-
 #[test]
 fn a_second_start_joins_the_first() {
     let daemon = Start::new().script("[[rule]]\nstep = 'create'\ndelay_ms = 700\n").start();
     template(&daemon);
     create(&daemon, "work");
     let mut events = daemon.socket().events("work");
-    let starts = [(); 4].map(|()| in_background(daemon.socket(), "mgmt.vm.Start", "work"));
+    let starts = [(); 4].map(|()| in_background(&daemon, "mgmt.vm.Start", "work", "", b""));
     for start in starts {
         assert_eq!(start.join().unwrap().ok(), "");
     }
@@ -344,31 +248,6 @@ fn right_after_ready_every_answer_is_of_the_last_run_though_volumes_are_still_pu
         assert_eq!(head(&folder.join("private.img"), 11), "new-private", "{name} has its own");
     }
     until("all is at rest", || left_over(&daemon).is_empty());
-}
-
-#[test]
-fn a_daemon_killed_in_the_middle_of_a_start_leaves_a_halted_vm_and_nothing_else() {
-    let daemon = Start::new().script("[[rule]]\nstep = 'create'\ntimes = 1\ndelay_ms = 600000\n").start();
-    template(&daemon);
-    create(&daemon, "work");
-    let before = files(&pool(&daemon));
-    let mut events = daemon.socket().events("work");
-    let socket = daemon.socket().clone();
-    let starting = std::thread::spawn(move || {
-        let mut stream = socket.connect();
-        stream.write_all(b"mgmt.vm.Start+ dom0 name work\0").unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut answer = Vec::new();
-        // The daemon dies while it is at it.
-        drop(stream.read_to_end(&mut answer));
-        answer
-    });
-    events.until("work domain-pre-spawn");
-    let daemon = daemon.kill_and_restart_as(Start::new());
-    assert_eq!(starting.join().unwrap(), b"");
-    assert_eq!(state(&daemon, "work"), "Halted");
-    until("its volumes are at rest", || files(&pool(&daemon)) == before);
-    start(&daemon, "work");
 }
 
 #[test]

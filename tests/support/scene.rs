@@ -1,8 +1,9 @@
 //! What tests of VMs do again and again.
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
-use crate::Daemon;
+use crate::{Answer, Daemon};
 
 /// Everything that lies below a folder, by its path in it.
 pub fn files(dir: &Path) -> Vec<String> {
@@ -68,6 +69,19 @@ pub fn names(daemon: &Daemon) -> Vec<String> {
 /// Starts a VM.
 pub fn start(daemon: &Daemon, name: &str) {
     assert_eq!(daemon.call("mgmt.vm.Start", name, "", b"").ok(), "");
+}
+
+/// Makes a call while others are made.
+pub fn in_background(
+    daemon: &Daemon,
+    method: &str,
+    vm: &str,
+    argument: &str,
+    payload: &[u8],
+) -> JoinHandle<Answer> {
+    let (socket, method, vm) = (daemon.socket().clone(), method.to_owned(), vm.to_owned());
+    let (argument, payload) = (argument.to_owned(), payload.to_vec());
+    std::thread::spawn(move || socket.call(&method, &vm, &argument, &payload))
 }
 
 /// Waits for what events cannot be awaited for, by asking; the answers themselves wait for nothing.

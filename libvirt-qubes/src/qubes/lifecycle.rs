@@ -84,6 +84,12 @@ pub(super) fn plan_start(
     vm: &Arc<Vm>,
     boots_without_kernel: bool,
 ) -> Result<StartPlan, Refusal> {
+    for based in seen.model.with_templates(vm) {
+        // One whose row is bad says why.
+        if let Some(template) = based.reference(Property::Template).flatten() {
+            seen.model.find_uuid(template)?;
+        }
+    }
     let domain = plan_domain(seen, vm)?;
     if domain.kernel.is_none() && domain.virt_mode != VirtMode::Hvm && !boots_without_kernel {
         return Err(Refusal::NoKernel { vm: vm.name.clone() });
