@@ -50,6 +50,13 @@ impl Mounted {
         assert!(mounted.unwrap().success());
     }
 
+    /// Hides it, though files of it are open, under a folder that is empty: as where it is not mounted.
+    pub fn cover(&self) -> Covered {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(self.path()).status();
+        assert!(mounted.unwrap().success());
+        Covered(self.path())
+    }
+
     /// Mounts it in another way.
     pub fn remount(&self, how: &str) {
         let options = format!("remount,{how}");
@@ -60,5 +67,15 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+/// A file system that is hidden until this is dropped.
+#[derive(Debug)]
+pub struct Covered(PathBuf);
+
+impl Drop for Covered {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
     }
 }

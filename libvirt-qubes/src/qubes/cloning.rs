@@ -132,7 +132,8 @@ impl Creation {
     async fn copy(&self, export: Export, volume: &Volume) -> Result<(), HostError> {
         let (vm, size) = (&self.plan.vm, export.size().get());
         let meter = Meter::begin(&self.host.sequencer, vm, &volume.id.volume, size, Tell::IfLong);
-        self.host.storage.fill(export, volume, meter.job(self.cancel().clone())).await?;
+        let filled = self.host.storage.fill(export, volume, meter.job(self.cancel().clone())).await;
+        self.host.told_why(vm, self.cancel(), filled.map_err(HostError::from))?;
         meter.finish();
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Host {
                     // How much is to come nobody knows.
                     let (vm, root) = (&creation.plan.vm, "root".parse().map_err(|_| HostError::Bug)?);
                     let meter = Meter::begin(&host.sequencer, vm, &root, 0, Tell::IfLong);
-                    Ok(TemplateUpload { state: Some((creation, import)), meter, done: 0 })
+                    Ok(TemplateUpload { state: Some(UnderWay { creation, import, meter, done: 0 }) })
                 }
                 Err(error) => Err(creation.end(Err(error)).await.err().unwrap_or(HostError::Bug)),
             }
@@ -53,7 +53,12 @@ impl Host {
 
 /// The image of a template on its way to the pool. Dropped before its end, it leaves nothing.
 pub struct TemplateUpload {
-    state: Option<(Creation, Import)>,
+    state: Option<UnderWay>,
+}
+
+struct UnderWay {
+    creation: Creation,
+    import: Import,
     meter: Meter,
     done: u64,
 }
@@ -64,11 +69,11 @@ impl TemplateUpload {
     /// # Errors
     /// The pool cannot take them; the upload can only be dropped then.
     pub async fn write(&mut self, data: Vec<u8>) -> Result<Vec<u8>, HostError> {
-        let (creation, import) = self.state.as_mut().ok_or(HostError::Bug)?;
-        creation.check()?;
-        self.done = self.done.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-        let empty = import.write(data).await?;
-        self.meter.note(self.done);
+        let state = self.state.as_mut().ok_or(HostError::Bug)?;
+        state.creation.check()?;
+        state.done = state.done.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let empty = state.import.write(data).await?;
+        state.meter.note(state.done);
         Ok(empty)
     }
 
@@ -77,11 +82,12 @@ impl TemplateUpload {
     /// # Errors
     /// What failed; nothing is left then.
     pub async fn finish(mut self) -> Result<(), HostError> {
-        let (mut creation, import) = self.state.take().ok_or(HostError::Bug)?;
+        let UnderWay { mut creation, import, meter, .. } = self.state.take().ok_or(HostError::Bug)?;
         let tasks = creation.host.tasks.clone();
         let task = tasks.spawn(async move {
             let made = match import.finish().await {
                 Ok(size) => {
+                    meter.finish();
                     creation.set_root_size(size);
                     creation.make_all_but_root().await
                 }
@@ -94,8 +100,8 @@ impl TemplateUpload {
 
     /// Gives up, and returns when nothing is left.
     pub async fn abort(mut self) {
-        if let Some((creation, import)) = self.state.take() {
-            give_up(creation, import).await;
+        if let Some(state) = self.state.take() {
+            state.give_up().await;
         }
     }
 }
@@ -108,16 +114,20 @@ impl std::fmt::Debug for TemplateUpload {
 
 impl Drop for TemplateUpload {
     fn drop(&mut self) {
-        if let Some((creation, import)) = self.state.take() {
-            let tasks = creation.host.tasks.clone();
-            tasks.spawn(give_up(creation, import));
+        if let Some(state) = self.state.take() {
+            let tasks = state.creation.host.tasks.clone();
+            tasks.spawn(state.give_up());
         }
     }
 }
 
-async fn give_up(creation: Creation, import: Import) {
-    if let Err(error) = import.abort().await {
-        tracing::warn!(vm = %creation.plan.vm.name, error = error.report(), "an unfinished image stays for now");
+impl UnderWay {
+    async fn give_up(self) {
+        let Self { creation, import, meter, .. } = self;
+        drop(meter);
+        if let Err(error) = import.abort().await {
+            tracing::warn!(vm = %creation.plan.vm.name, error = error.report(), "an unfinished image stays for now");
+        }
+        creation.undo().await;
     }
-    creation.undo().await;
 }

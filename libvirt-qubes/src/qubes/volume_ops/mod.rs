@@ -122,7 +122,7 @@ impl Host {
     }
 
     /// Says of what was cancelled by whom.
-    fn told_why<T>(
+    pub(super) fn told_why<T>(
         &self,
         vm: &Vm,
         cancel: &CancellationToken,
