@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mgmt_tests::{Daemon, Mounted, Start, scene};
+use mgmt_tests::{Daemon, Hooked, Mounted, Start, scene};
 
 /// A daemon with a pool `away` on a file system of its own, the template `base` elsewhere, and `work` in the pool.
 struct Scene {
@@ -226,4 +226,60 @@ fn a_volume_that_was_lost_gets_new_data_by_an_import() {
     assert_eq!(scene.daemon.call("mgmt.vm.volume.Clear", "work", "private", b"").ok(), "");
     assert_eq!(std::fs::read(scene.image("work")).unwrap(), [0; 512]);
     scene::start(&scene.daemon, "work");
+}
+
+/// The last run's data stays in its working copy, and is committed as soon as the pool is there again: by the daemon that
+/// could not do it, and by one that has been started since.
+#[test]
+fn a_stop_without_its_pool_is_made_up_for_when_it_is_back() {
+    for restarted in [false, true] {
+        let Some(scene) = scene() else { return };
+        let keep = scene.daemon.call("mgmt.vm.volume.Set.revisions_to_keep", "work", "private", b"1");
+        assert_eq!(keep.ok(), "");
+        scene::start(&scene.daemon, "work");
+        let image = scene.image("work");
+        let dirty = image.with_file_name("private-dirty.img");
+        std::fs::write(&dirty, [7; 512]).unwrap();
+        let covered = scene.disk.cover();
+        assert_eq!(scene.daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+        assert_eq!(scene::state(&scene.daemon, "work"), "Halted");
+        scene::until("that is logged", || scene.daemon.log().contains("volume stays dirty"));
+        let scene = if restarted { scene.restart_without() } else { scene };
+        scene.nothing_beneath();
+        drop(covered);
+        // Nobody asks for it.
+        scene::until("the run's data is committed", || !dirty.exists());
+        starts_with(&image, &[7; 512]);
+        let revisions = scene.daemon.call("mgmt.vm.volume.ListSnapshots", "work", "private", b"").ok();
+        let reverted =
+            scene.daemon.call("mgmt.vm.volume.Revert", "work", "private", revisions.trim().as_bytes());
+        assert_eq!(reverted.ok(), "");
+        starts_with(&image, b"old data");
+        scene::start(&scene.daemon, "work");
+    }
+}
+
+#[test]
+fn a_removal_that_a_command_refuses_is_carried_out_when_it_does_no_more() {
+    const HOOK: &str = "post_volume_remove";
+    let hooked = Hooked::new();
+    let daemon = hooked.start("refresh_s = 1\n").start();
+    scene::template(&daemon);
+    hooked.add(&daemon);
+    let payload = b"name=work label=red pool:private=hooked";
+    assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+    hooked.fail(HOOK);
+    assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    let told = ["a volume stays for now", "as a test wants it"];
+    scene::until("that is logged", || told.iter().all(|words| daemon.log().contains(words)));
+    let (class, text) = daemon.call("mgmt.pool.Remove", "dom0", "hooked", b"").exception();
+    assert_eq!(class, "QubesPoolInUseError", "{text}");
+    let refused = hooked.runs(HOOK, "private");
+    hooked.mend(HOOK);
+    // Nobody asks for it.
+    scene::until("it is tried again by itself", || hooked.runs(HOOK, "private") > refused);
+    scene::until("the pool is nobody's", || {
+        daemon.call("mgmt.pool.Remove", "dom0", "hooked", b"").0.starts_with(b"0")
+    });
+    scene::create(&daemon, "work");
 }

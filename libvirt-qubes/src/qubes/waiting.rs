@@ -51,12 +51,33 @@ struct Due {
 const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(10));
 
 impl Due {
-    fn now() -> Self {
-        Self { at: Instant::now(), pause: PAUSES.0 }
+    fn at_once(now: Instant) -> Self {
+        Self { at: now, pause: PAUSES.0 }
     }
 
-    fn later(self) -> Self {
-        Self { at: Instant::now() + self.pause, pause: (self.pause * 2).min(PAUSES.1) }
+    fn later(self, now: Instant) -> Self {
+        Self { at: now + self.pause, pause: (self.pause * 2).min(PAUSES.1) }
+    }
+}
+
+impl All {
+    fn note(&mut self, row: PendingId, again: Again, now: Instant) {
+        match again {
+            Again::Never => {
+                self.rows.remove(&row);
+            }
+            Again::Soon => {
+                self.rows.insert(row, Due::at_once(now));
+            }
+            Again::Later => {
+                let due = self.rows.get(&row).copied().unwrap_or_else(|| Due::at_once(now));
+                self.rows.insert(row, due.later(now));
+            }
+        }
+    }
+
+    fn due(&self, now: Instant) -> Vec<PendingId> {
+        self.rows.iter().filter(|(_, row)| row.at <= now).map(|(id, _)| *id).collect()
     }
 }
 
@@ -97,19 +118,7 @@ impl Waiting {
 
     /// Volumes of a row are to go, and nobody works on it any more.
     pub(super) fn add_row(&self, row: PendingId, again: Again) {
-        let mut all = self.all();
-        match again {
-            Again::Never => {
-                all.rows.remove(&row);
-            }
-            Again::Soon => {
-                all.rows.insert(row, Due::now());
-            }
-            Again::Later => {
-                let due = all.rows.get(&row).copied().unwrap_or_else(Due::now);
-                all.rows.insert(row, due.later());
-            }
-        }
+        self.all().note(row, again, Instant::now());
     }
 
     /// A volume of a row could not be removed, and nobody works on it any more.
@@ -136,8 +145,8 @@ impl Waiting {
         self.all().vms.iter().copied().collect()
     }
 
-    fn rows(&self, due: impl Fn(&Due) -> bool) -> Vec<PendingId> {
-        self.all().rows.iter().filter(|(_, row)| due(row)).map(|(id, _)| *id).collect()
+    fn rows(&self) -> Vec<PendingId> {
+        self.all().rows.keys().copied().collect()
     }
 }
 
@@ -178,7 +187,7 @@ impl Host {
     /// For a name that is not free: removes what waits for its removal, as far as its pools are there.
     pub(super) async fn settle_rows(self: &Arc<Self>) {
         self.resume_pools().await;
-        self.settle(self.waiting.rows(|_| true)).await;
+        self.settle(self.waiting.rows()).await;
     }
 
     async fn settle(self: &Arc<Self>, rows: Vec<PendingId>) {
@@ -201,8 +210,8 @@ impl Host {
         let host = Arc::clone(self);
         self.tasks.spawn(async move {
             host.resume_pools().await;
-            let now = Instant::now();
-            host.settle(host.waiting.rows(|due| due.at <= now)).await;
+            let due = host.waiting.all().due(Instant::now());
+            host.settle(due).await;
             let mut seen = Seen::default();
             for uuid in host.waiting.vms() {
                 if seen.are_there(&host, pools_of(&host.snapshot(), uuid)).await {
@@ -267,4 +276,52 @@ fn pools_of(seen: &Snapshot, vm: Uuid) -> Vec<PoolName> {
     let Some(vm) = seen.model.vm(vm) else { return Vec::new() };
     let own = vm.volumes.iter().filter(|volume| volume.kind != VolumeKind::Kernel);
     own.filter_map(|volume| Some(volumes::place(seen, vm, volume).ok()?.pool)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Op;
+
+    #[test]
+    fn what_a_pool_refuses_is_tried_at_longer_and_longer_intervals() {
+        let (mut all, row, other) = (All::default(), PendingId::new(1), PendingId::new(2));
+        let mut now = Instant::now();
+        let mut refused = |all: &mut All| {
+            all.note(row, Again::Later, now);
+            let next = all.rows.get(&row).unwrap().at;
+            assert!(!all.due(next - Duration::from_millis(1)).contains(&row) && all.due(next).contains(&row));
+            let waited = next - now;
+            now = next;
+            waited.as_secs()
+        };
+        let waited: Vec<u64> = (0..9).map(|_| refused(&mut all)).collect();
+        assert_eq!(waited, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
+        // A pool that was away meanwhile is asked at once when it is back, and then begins anew.
+        let back = now;
+        all.note(row, Again::Soon, back);
+        all.note(other, Again::Soon, back);
+        assert_eq!(all.due(back), [row, other]);
+        all.note(row, Again::Later, back);
+        assert_eq!(all.due(back), [other]);
+        assert_eq!(all.due(back + Duration::from_secs(10)), [row, other]);
+        all.note(row, Again::Never, back);
+        assert_eq!(all.due(back + Duration::from_hours(1)), [other]);
+    }
+
+    #[test]
+    fn what_may_be_mended_is_tried_again_and_what_is_wrong_is_not() {
+        for (kinds, again) in [
+            (&[Kind::Unavailable, Kind::NotFound, Kind::Io, Kind::Denied][..], Again::Soon),
+            (&[Kind::Busy, Kind::NoMemory, Kind::NoSpace, Kind::TimedOut, Kind::Backend], Again::Later),
+            (
+                &[Kind::AlreadyExists, Kind::Invalid, Kind::Unsupported, Kind::Cancelled, Kind::Corrupt],
+                Again::Never,
+            ),
+        ] {
+            for kind in kinds {
+                assert_eq!(Again::after(&Error::new(*kind, Op::RemoveVolume, "a volume")), again, "{kind:?}");
+            }
+        }
+    }
 }
