@@ -1,10 +1,11 @@
 //! Pools that come and go while the daemon runs, on real folders and file systems.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mgmt_tests::scene::{create, files, start, template, until};
+use mgmt_tests::scene::{create, files, start, state, template, until};
 use mgmt_tests::{Answer, Daemon, Mounted, Start};
 
 fn add(daemon: &Daemon, driver: &str, name: &str, options: &str) -> Answer {
@@ -335,4 +336,83 @@ fn snapshots_by_device_mapper_are_refused_with_the_reason_where_they_cannot_be_h
     let daemon = daemon.terminate_and_restart();
     let info = daemon.call("mgmt.pool.Info", "dom0", "copies", b"").ok();
     assert!(info.starts_with("cow=copy\n"), "{info}");
+}
+
+/// A file system that answers nothing until this is dropped: there is nobody behind it (FUSE).
+struct Hung {
+    nobody: Option<File>,
+    place: PathBuf,
+}
+
+impl Hung {
+    /// Over a folder; `None`, with the reason said, where that cannot be had.
+    fn over(place: &Path) -> Option<Self> {
+        let hung = File::options().read(true).write(true).open("/dev/fuse").ok().and_then(|device| {
+            let mut mount = Command::new("mount");
+            let options = ["-i", "-t", "fuse", "-o", "fd=0,rootmode=40000,user_id=0,group_id=0", "nobody"];
+            let mount = mount.args(options).arg(place).stdin(device.try_clone().unwrap());
+            let mounted = mount.status().is_ok_and(|status| status.success());
+            mounted.then(|| Self { nobody: Some(device), place: place.to_owned() })
+        });
+        if hung.is_none() {
+            println!("skipped: cannot mount a file system that hangs");
+        }
+        hung
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // Whatever waits for an answer gets an error now, and what is next does not wait.
+        self.nobody = None;
+        drop(Command::new("umount").arg("-l").arg(&self.place).status());
+    }
+}
+
+#[test]
+fn a_pool_that_does_not_answer_keeps_no_other_figures_from_being_told() {
+    let Some(memory) = InMemory::new("32M") else { return };
+    let daemon = Start::new().config("[storage]\nrefresh_s = 1\n").start();
+    template(&daemon);
+    create(&daemon, "work");
+    let hangs = daemon.dir().join("hangs");
+    for (name, dir) in [("hangs", &hangs), ("small", &memory.path().join("pool"))] {
+        assert_eq!(add(&daemon, "file", name, &format!("dir_path={}\n", dir.display())).ok(), "");
+    }
+    let usage = |pool: &str| {
+        let info = daemon.call("mgmt.pool.UsageDetails", "dom0", pool, b"").ok();
+        let usage = info.lines().find_map(|line| line.strip_prefix("data_usage="));
+        usage.map(|usage| usage.parse::<u64>().unwrap())
+    };
+    until("all figures are known", || usage("hangs").is_some() && usage("small").is_some());
+    let Some(hung) = Hung::over(&hangs) else { return };
+    let mut events = daemon.socket().events("dom0");
+    let fill =
+        |mib: u64| std::fs::write(memory.path().join("filler"), vec![1; usize::try_from(mib << 20).unwrap()]);
+    // Twice: one look may have begun before.
+    for mib in [8, 16] {
+        fill(mib).unwrap();
+        until("its use is known", || usage("small").is_some_and(|usage| usage >= mib << 20));
+        assert!(usage("hangs").is_some(), "as it was last seen");
+    }
+    fill(30).unwrap();
+    events.until("- pool-usage pool=small kind=data ");
+    start(&daemon, "work");
+    let mut stats = daemon.socket().stream("mgmt.vm.Stats", "dom0");
+    for _ in 0..2 {
+        stats.until("work vm-stats ");
+    }
+    let used = |key: &str| {
+        let state = daemon.call("mgmt.vm.CurrentState", "work", "", b"").ok();
+        let used = state.split(' ').find_map(|pair| pair.strip_prefix(key)).unwrap();
+        used.parse::<u64>().unwrap()
+    };
+    let before = used("cputime=");
+    until("its processor time is known", || used("cputime=") > before && used("mem=") > 0);
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    assert_eq!(state(&daemon, "work"), "Halted");
+    // It was asked once; and is asked again when it has answered.
+    drop(hung);
+    until("it is told that there was no answer", || daemon.log().contains("its space is not known"));
+    until("there are figures again", || usage("hangs").is_some());
 }
