@@ -193,16 +193,20 @@ impl Shared {
         let ended =
             command::output(&mut process, self.limit, MOST_OUTPUT).map_err(|failed| match failed {
                 command::Failed::Broken(e) => refuse(Kind::Backend, format!("cannot be executed: {e}")),
-                command::Failed::TimedOut => refuse(
+                command::Failed::TimedOut(errors) => refuse(
                     Kind::TimedOut,
-                    format!("had no end after {} s and was killed", self.limit.as_secs()),
+                    format!(
+                        "had no end after {} s and was killed{}",
+                        self.limit.as_secs(),
+                        after_colon(&errors)
+                    ),
                 ),
             })?;
-        let said = telling(&ended.errors);
         if !ended.status.success() {
-            let said = if said.is_empty() { said } else { format!(": {said}") };
+            let said = after_colon(&ended.errors);
             return Err(refuse(Kind::Backend, format!("ended with {}{said}", ended.status)));
         }
+        let said = telling(&ended.errors);
         if !said.is_empty() {
             tracing::debug!(pool = %self.pool, %hook, said, "standard error of a command");
         }
@@ -264,6 +268,12 @@ fn telling(errors: &[u8]) -> String {
     let end = errors.get(errors.len().saturating_sub(MOST_TOLD)..).unwrap_or(errors);
     let text = String::from_utf8_lossy(end);
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// The same, for the end of a sentence.
+fn after_colon(errors: &[u8]) -> String {
+    let said = telling(errors);
+    if said.is_empty() { said } else { format!(": {said}") }
 }
 
 impl Driver for CallbackDriver {

@@ -33,7 +33,7 @@ pub(super) fn run(program: &Path, op: &LvOp, limit: Duration) -> Result<Vec<Lv>,
     command.args(words);
     let ended = command::output(&mut command, limit, usize::MAX).map_err(|failed| match failed {
         command::Failed::Broken(e) => Failed::Broken(format!("lvm: {e}")),
-        command::Failed::TimedOut => Failed::TimedOut { limit, said: String::new() },
+        command::Failed::TimedOut(errors) => Failed::TimedOut { limit, said: telling(&errors) },
     })?;
     if !ended.status.success() {
         return Err(Failed::Refused(telling(&ended.errors)));

@@ -56,9 +56,9 @@ impl Shell {
         command.env("LVM_REPORT_FD", "2").env("LVM_OUT_FD", "1").env("LVM_ERR_FD", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let spawned = command.spawn().map_err(|e| NoShell::Unsuited(format!("lvm: {e}")))?;
-        let mut process = Watched(spawned);
-        let commands = process.0.stdin.take();
-        let (words, reports) = (process.0.stdout.take(), process.0.stderr.take());
+        let mut process = Watched::new(spawned);
+        let commands = process.child().stdin.take();
+        let (words, reports) = (process.child().stdout.take(), process.child().stderr.take());
         let (tell, replies) = mpsc::channel();
         let said = Said::default();
         if let (Some(words), Some(reports)) = (words, reports) {
@@ -77,7 +77,7 @@ impl Shell {
 
     /// Time for a new one.
     pub(super) fn is_worn(&mut self) -> bool {
-        let has_ended = !matches!(self.process.0.try_wait(), Ok(None));
+        let has_ended = !matches!(self.process.try_wait(), Ok(None));
         has_ended || self.count >= COMMANDS || self.used.elapsed() > IDLE
     }
 
@@ -124,7 +124,7 @@ impl Drop for Shell {
     fn drop(&mut self) {
         drop(self.commands.take());
         let until = Instant::now() + Duration::from_secs(1);
-        while matches!(self.process.0.try_wait(), Ok(None)) && Instant::now() < until {
+        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

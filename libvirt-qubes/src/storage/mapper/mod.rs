@@ -147,15 +147,19 @@ impl DeviceMapper {
         let ended = command::output_on(&mut command, input, self.limit, MOST);
         let ended = ended.map_err(|failed| match failed {
             command::Failed::Broken(e) => Failed::Broken(format!("dmsetup: {e}")),
-            command::Failed::TimedOut => Failed::TimedOut { limit: self.limit, said: String::new() },
+            command::Failed::TimedOut(errors) => {
+                Failed::TimedOut { limit: self.limit, said: telling(&errors) }
+            }
         })?;
-        if ended.status.success() {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&ended.errors);
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "Command failed.");
-        Err(Failed::Refused(lines.collect::<Vec<_>>().join("; ")))
+        if ended.status.success() { Ok(()) } else { Err(Failed::Refused(telling(&ended.errors))) }
     }
+}
+
+/// The lines of standard error that tell something, in one line.
+fn telling(errors: &[u8]) -> String {
+    let text = String::from_utf8_lossy(errors);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "Command failed.");
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 impl Mapper for DeviceMapper {
