@@ -27,6 +27,7 @@ mod transfer;
 mod uses;
 mod volume;
 mod watermark;
+mod work;
 
 pub use callback::CallbackDriver;
 pub use config::{DriverKind, DriverOption, Need};

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::ephemeral;
 use super::lanes::{Lane, Lanes};
-use super::locks::{Held, Key, Locks};
+use super::locks::{Key, Locks};
 use super::mapper::{DeviceMapper, Mapper};
 use super::{
     Contents, Driver, Ending, Export, Import, ImportSize, Job, Kernel, Limits, PoolUsage, Recovered,
@@ -32,7 +32,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         (self.pool.clone(), self.id.clone())
     }
 }
@@ -40,26 +40,28 @@ impl Volume {
 /// All pools. Cheap to clone; clones are the same storage.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    tuning: Tuning,
-    pools: RwLock<BTreeMap<PoolName, Pool>>,
-    locks: Locks,
+pub(super) struct Inner {
+    pub(super) tuning: Tuning,
+    pub(super) pools: RwLock<BTreeMap<PoolName, Pool>>,
+    /// Why some that there are are not among them.
+    pub(super) unusable: RwLock<BTreeMap<PoolName, String>>,
+    pub(super) locks: Locks,
     /// For ephemeral volumes.
-    mapper: Arc<dyn Mapper>,
+    pub(super) mapper: Arc<dyn Mapper>,
     /// Of what belongs to no pool yet, or none any more.
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
     /// How much work was begun that may change what is in use.
-    changes: AtomicU64,
+    pub(super) changes: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
-struct Pool {
-    driver: Arc<dyn Driver>,
-    lanes: Lanes,
+pub(super) struct Pool {
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) lanes: Lanes,
 }
 
 impl Storage {
@@ -80,6 +82,7 @@ impl Storage {
             inner: Arc::new(Inner {
                 tuning,
                 pools: RwLock::default(),
+                unusable: RwLock::default(),
                 locks: Locks::default(),
                 mapper,
                 lanes: Lanes::new(limits),
@@ -114,6 +117,15 @@ impl Storage {
         self.take_in(name, driver, |driver| driver.resume()).await
     }
 
+    /// Says why a pool that there is cannot be used, for whoever wants to; until it is taken in or removed.
+    pub fn note_unusable(&self, name: PoolName, why: String) {
+        self.inner.unusable.write().unwrap_or_else(PoisonError::into_inner).insert(name, why);
+    }
+
+    fn forget_unusable(&self, name: &PoolName) {
+        self.inner.unusable.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     async fn take_in(
         &self,
         name: PoolName,
@@ -130,12 +142,14 @@ impl Storage {
         if pools.contains_key(&name) {
             return Err(Error::new(Kind::AlreadyExists, Op::SetupPool, name));
         }
+        self.forget_unusable(&name);
         pools.insert(name, Pool { driver, lanes });
         Ok(())
     }
 
     /// Forgets a pool; its data stays. Operations under way end as they would. `false`: there was none.
     pub fn remove_pool(&self, name: &PoolName) -> bool {
+        self.forget_unusable(name);
         self.inner.pools.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
     }
 
@@ -144,6 +158,7 @@ impl Storage {
     /// # Errors
     /// As there; it is forgotten all the same.
     pub async fn give_up_pool(&self, name: &PoolName) -> Result<bool> {
+        self.forget_unusable(name);
         let removed = self.inner.pools.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         let Some(Pool { driver, lanes }) = removed else { return Ok(false) };
         let dispose = move || driver.dispose().map(|()| true);
@@ -163,10 +178,15 @@ impl Storage {
         self.pool(pool).map(|pool| pool.driver)
     }
 
-    fn pool(&self, pool: &PoolName) -> Result<Pool> {
+    pub(super) fn pool(&self, pool: &PoolName) -> Result<Pool> {
         let pools = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner);
         let unusable = || {
-            let why = format!("storage pool '{pool}' cannot be used now; the daemon's log says why");
+            let known = self.inner.unusable.read().unwrap_or_else(PoisonError::into_inner);
+            let why = known.get(pool).map_or("", |why| why.as_str());
+            let why = format!(
+                "storage pool '{pool}' cannot be used now{}{why}",
+                if why.is_empty() { "" } else { ": " }
+            );
             Error::new(Kind::NotFound, Op::InspectStorage, pool).because(why)
         };
         pools.get(pool).cloned().ok_or_else(unusable)
@@ -455,114 +475,6 @@ impl Storage {
     /// As [`kernel`](Self::kernel).
     pub async fn kernels(&self, pool: &PoolName) -> Result<Vec<KernelVersion>> {
         self.on_pool(pool, move |driver| kernels(driver)?.versions()).await
-    }
-
-    async fn on_pool<T: Send + 'static>(
-        &self,
-        pool: &PoolName,
-        work: impl FnOnce(&dyn Driver) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let Pool { driver, lanes } = self.pool(pool)?;
-        let run = move || work(&*driver);
-        self.run(&lanes, Lane::Short, &Job::default(), Op::InspectStorage, pool.to_string(), run).await
-    }
-
-    async fn short<T: Send + 'static>(
-        &self,
-        op: Op,
-        volume: &Volume,
-        work: impl FnOnce(&dyn Driver, &Volume) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.locked(Lane::Short, Job::default(), op, volume, move |driver, v, _| work(driver, v)).await
-    }
-
-    async fn locked<T: Send + 'static>(
-        &self,
-        lane: Lane,
-        job: Job,
-        op: Op,
-        volume: &Volume,
-        work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.held(lane, job, op, volume, work).await.map(|(done, ..)| done)
-    }
-
-    /// The same for what changes a volume's state. Once there is an answer the driver prepares the next start, before anybody
-    /// else works on the volume; of a future that was dropped, it does not.
-    pub(super) async fn changed<T: Send + 'static>(
-        &self,
-        lane: Lane,
-        job: Job,
-        op: Op,
-        volume: &Volume,
-        work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let (done, Pool { driver, lanes }, mut held) = self.held(lane, job, op, volume, work).await?;
-        held.release_state();
-        let (storage, v) = (self.clone(), volume.clone());
-        tokio::spawn(async move {
-            let prepare = move || {
-                let _held = held;
-                driver.prepare(&v.id, &v.spec);
-                Ok(())
-            };
-            // It is tried, no more: the driver has told what failed.
-            let (job, op) = (Job::default(), Op::StartVolume);
-            storage.run(&lanes, Lane::Short, &job, op, String::new(), prepare).await.ok();
-        });
-        Ok(done)
-    }
-
-    /// Runs work under its volume's locks, and gives them back with what came of it. A copy of data has the state's only
-    /// from its [turn to commit](Job::commit_turn) on.
-    async fn held<T: Send + 'static>(
-        &self,
-        lane: Lane,
-        job: Job,
-        op: Op,
-        volume: &Volume,
-        work: impl FnOnce(&dyn Driver, &Volume, &Job) -> Result<T> + Send + 'static,
-    ) -> Result<(T, Pool, Held)> {
-        let pool = self.pool(&volume.pool)?;
-        let locks = self.inner.locks.of(&volume.key());
-        let (held, job) = match lane {
-            Lane::Bulk => (Arc::clone(&locks).work().await, job.with_commit_turn(locks)),
-            Lane::Short | Lane::Start => (locks.whole().await, job),
-        };
-        let (driver, v) = (Arc::clone(&pool.driver), volume.clone());
-        let (done, held) = self
-            .run(&pool.lanes, lane, &job.clone(), op, volume.id.to_string(), move || {
-                let done = work(&*driver, &v, &job)?;
-                Ok((done, held))
-            })
-            .await?;
-        Ok((done, pool, held))
-    }
-
-    /// Where what copies a volume within its pool waits for its turn.
-    fn copying(&self, pool: &PoolName) -> Result<Lane> {
-        Ok(if self.driver(pool)?.shares_blocks() { Lane::Short } else { Lane::Bulk })
-    }
-
-    /// Runs `work` on a thread that may block. Cancelled while it waits for one, it has done nothing.
-    pub(super) async fn run<T: Send + 'static>(
-        &self,
-        lanes: &Lanes,
-        lane: Lane,
-        job: &Job,
-        op: Op,
-        target: String,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let turn = lanes.turn(lane, job, op, &target).await?;
-        if !matches!(op, Op::InspectStorage | Op::ReadKernel | Op::VerifyVolume) {
-            self.inner.changes.fetch_add(1, Ordering::Relaxed);
-        }
-        let ran = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            work()
-        });
-        ran.await.unwrap_or_else(|panicked| Err(Error::new(Kind::Backend, op, target).because(panicked)))
     }
 }
 

@@ -35,8 +35,13 @@ fn driver(pool: &Pool, tuning: Tuning) -> Result<(DriverKind, Arc<dyn Driver>)> 
     Ok((kind, kind.open(&pool.name, &options, tuning)?))
 }
 
-/// Takes a pool of the model into storage.
+/// Takes a pool of the model into storage. What keeps it from that is told to whoever asks for it.
 pub(super) async fn add(storage: &Storage, pool: &Pool) -> Result<()> {
+    let added = open(storage, pool).await;
+    added.inspect_err(|error| storage.note_unusable(pool.name.clone(), error.report()))
+}
+
+async fn open(storage: &Storage, pool: &Pool) -> Result<()> {
     let (name, pool, tuning) = (pool.name.clone(), pool.clone(), storage.tuning());
     let opened = tokio::task::spawn_blocking(move || driver(&pool, tuning)).await;
     let (_, driver) =
