@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::class::VolumeKind;
 use super::super::diff::{Diff, Refused};
 use super::super::event::{EventKind, ModelEvent};
 use super::super::host::Host;
@@ -43,15 +44,23 @@ impl Replacing {
         Ok(Self { host: Arc::clone(host), named, row })
     }
 
-    /// Ends the row: with the volume's new size, or with nothing changed.
+    /// Ends the row: with the volume's new size, or after an error with the size that it has now: what failed last may have been
+    /// done.
     pub(super) async fn end(
         self,
         replaced: Result<ByteSize, HostError>,
         told: impl Fn(bool) -> Option<EventKind> + Send + 'static,
     ) -> Result<(), HostError> {
-        let Self { host, named: Named { vm, config, .. }, row } = self;
+        let Self { host, named: Named { vm, config, placed }, row } = self;
         let (of, volume) = (Arc::clone(&vm), config.name.clone());
-        let size = replaced.as_ref().ok().copied();
+        let is_replaced = replaced.is_ok();
+        let size = match &replaced {
+            Ok(size) => Some(*size),
+            Err(_) if config.kind == VolumeKind::Origin => {
+                host.storage.info(&placed).await.ok().map(|info| info.size)
+            }
+            Err(_) => None,
+        };
         let committed = host
             .committer
             .commit(move |seen| {
@@ -60,7 +69,7 @@ impl Replacing {
                     Some(size) => with_size(diff, seen, of.uuid, volume.as_ref(), size),
                     None => diff,
                 };
-                Ok(match told(size.is_some()) {
+                Ok(match told(is_replaced) {
                     Some(kind) => diff.event(ModelEvent::of(&of, kind)),
                     None => diff,
                 })
