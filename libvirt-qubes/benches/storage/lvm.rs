@@ -34,6 +34,7 @@ pub(crate) fn measure(disk: &Path) {
     pool.create(&volume);
     bare::fill(&pool.start(&volume));
     pool.stop(&volume);
+    pool.wait_for(&volume);
     lvm(&format!("lvcreate --yes --setactivationskip=n --type=thin --name=bare {VG}/vm-one-private"));
     let mut there = 0;
     for number in NUMBERS {
@@ -53,7 +54,7 @@ fn one(pool: &Pool, asking: &Pool, volume: &Volume, number: usize) {
         ["clone", "start", "stop", "stop, against each of its changes by hand", "usage of one"].map(row);
     let [clone, start, stop, stop_by_hand, usage] = &mut rows;
     let copy = pool.volume("copy");
-    for round in 0..ROUNDS {
+    for _ in 0..ROUNDS {
         usage.ours(|| asking.info(volume));
         usage.bare(|| lvm(&format!("lvs --options=lv_size,data_percent {VG}/bare")));
         clone.ours(|| pool.copy(volume, &copy));
@@ -64,18 +65,13 @@ fn one(pool: &Pool, asking: &Pool, volume: &Volume, number: usize) {
         bare::write(Path::new("/dev/bench/bare-snap"));
         let by_hand = |names: [&str; 2]| lvm(&format!("lvrename {VG} {} {}", names[0], names[1]));
         stop.ours(|| stop_by_hand.ours(|| pool.stop(volume)));
+        // The surplus revision is removed after the answer.
+        pool.wait_for(volume);
         stop_by_hand.bare(|| {
             stop.bare(|| by_hand(["bare", "bare-back"]));
             by_hand(["bare-snap", "bare"]);
-            // From the second commit on there is a surplus revision.
-            lvm(&format!("lvremove --yes {VG}/bare-back"));
         });
-        if round == 0 {
-            // The first stop had none to remove.
-            for row in [&mut *stop, stop_by_hand] {
-                row.forget_last();
-            }
-        }
+        lvm(&format!("lvremove --yes {VG}/bare-back"));
         pool.remove(&copy);
         lvm(&format!("lvremove --yes {VG}/bare-copy"));
     }
@@ -88,7 +84,10 @@ fn at_once(pool: &Pool) {
     let mut against_one = Row::new(format!("{AT_ONCE} starts at once, against one after another"));
     let mut against_bare = Row::new(format!("{AT_ONCE} starts at once, against bare ones at once"));
     against_one.other(|| volumes.iter().for_each(|volume| drop(pool.start(volume))));
-    volumes.iter().for_each(|volume| pool.stop(volume));
+    volumes.iter().for_each(|volume| {
+        pool.stop(volume);
+        pool.wait_for(volume);
+    });
     against_one.ours(|| against_bare.ours(|| pool.start_at_once(&volumes)));
     against_bare.bare(|| {
         std::thread::scope(|scope| {

@@ -33,12 +33,6 @@ impl Row {
         timed(&mut self.bare, work)
     }
 
-    /// Leaves out the turn that was timed last.
-    pub(crate) fn forget_last(&mut self) {
-        self.ours.pop();
-        self.bare.pop();
-    }
-
     /// `NAME`, the middle time of ours, that of the other, both in nanoseconds, and the middle of the ratios of each
     /// turn; with tabs between them.
     pub(crate) fn print(&self) {

@@ -40,7 +40,7 @@ fn the_shell_sees_what_others_change_and_tells_failures_in_lvms_words() {
             seen.iter().map(|lv| (lv.name.as_str(), lv.origin.as_str(), lv.pool.as_str())).collect();
         assert_eq!(seen, [("vm-a.b-root", "", pool.lv()), ("vm-a.b-root-snap", "vm-a.b-root", pool.lv())]);
         let figures = lvm.run(&LvOp::Figures(vec![mine.clone()])).unwrap();
-        assert_eq!((figures[0].size, figures[0].data_percent), (4 * MIB, 0.0));
+        assert_eq!((figures[0].size, figures[0].data_percent), (4 * MIB, Some(0.0)));
         let report = lvm.run(&LvOp::Pool(pool.clone())).unwrap();
         assert!(report[0].attributes.starts_with('t') && report[0].zeroes && report[0].extent == 4 * MIB);
         assert_eq!(report[0].metadata.unwrap().0, 4 * MIB);
@@ -71,7 +71,7 @@ fn the_shell_sees_what_others_change_and_tells_failures_in_lvms_words() {
         file.sync_all().unwrap();
         assert!(lvm.discard(&renamed).is_ok(), "an open device is not held exclusively: it can be discarded");
         drop(file);
-        assert_eq!(lvm.run(&LvOp::Figures(vec![renamed.clone()])).unwrap()[0].data_percent, 0.0);
+        assert_eq!(lvm.run(&LvOp::Figures(vec![renamed.clone()])).unwrap()[0].data_percent, Some(0.0));
         lvm.run(&LvOp::Remove(vec![renamed])).unwrap();
     }
 }

@@ -203,7 +203,10 @@ mod tests {
                 LvOp::Create { lv, .. } => self.add(lv.lv()),
                 LvOp::Pool(pool) => {
                     let (name, attributes) = (pool.lv().to_owned(), "twi-a".to_owned());
-                    return Ok(vec![Lv { name, attributes, extent: 4 << 20, zeroes: true, ..Lv::default() }]);
+                    let data_percent = Some(0.0);
+                    let lv =
+                        Lv { name, attributes, data_percent, extent: 4 << 20, zeroes: true, ..Lv::default() };
+                    return Ok(vec![lv]);
                 }
                 LvOp::Names { bases, .. } => {
                     let lvs = self.0.lock().unwrap();

@@ -71,6 +71,21 @@ impl Cache {
         self.table().known.change(id, op, is_done);
     }
 
+    /// A volume's LVs, without asking; `None` if that is not known.
+    pub(super) fn known(&self, id: &VolumeId) -> Option<Found> {
+        self.table().known.sure(id)
+    }
+
+    /// The same, by what there was at set-up; `None` once it was changed.
+    pub(super) fn at_setup(&self, id: &VolumeId, names: &Names) -> Option<Found> {
+        self.table().known.listed(id, names)
+    }
+
+    /// All LVs, at set-up.
+    pub(super) fn list(&self, lvs: Vec<Lv>) {
+        self.table().known.list(lvs);
+    }
+
     /// LVM is asked for LVs from now on.
     pub(super) fn look(&self) -> Looking<'_> {
         Looking { cache: self, since: self.table().known.begin() }
@@ -200,10 +215,24 @@ impl Shared {
         let found = wanted.values().map(|names| Found::of(names, self.pool.lv(), &lvs));
         let shown: Vec<_> = found.filter_map(|found| found.shown().cloned()).collect();
         let mut used = HashMap::new();
+        let mut note = |told: Vec<Lv>| {
+            used.extend(
+                told.into_iter().map(|lv| (lv.name, share(lv.size, lv.data_percent.unwrap_or_default()))),
+            );
+        };
         for part in shown.chunks(AT_ONCE) {
             let names = part.iter().filter_map(|lv| LvName::new(self.pool.vg().clone(), &lv.name).ok());
-            for lv in ask(LvOp::Figures(names.collect()))? {
-                used.insert(lv.name.clone(), share(lv.size, lv.data_percent));
+            let names: Vec<_> = names.collect();
+            match ask(LvOp::Figures(names.clone())) {
+                Ok(told) => note(told),
+                Err(asked) if names.len() == 1 || !matches!(asked.1, Failed::Refused(_)) => {
+                    return Err(asked);
+                }
+                // One that has lost its name since, or that cannot be read, leaves the others without theirs.
+                Err(_) => names
+                    .into_iter()
+                    .filter_map(|name| ask(LvOp::Figures(vec![name])).ok())
+                    .for_each(&mut note),
             }
         }
         Ok((lvs, used))

@@ -44,6 +44,7 @@ impl Shared {
                 self.leave(lv);
             }
         }
+        self.figures.list(lvs);
         self.sweep();
     }
 }

@@ -3,7 +3,7 @@
 //! LVs with names of ours are changed by nobody else, so that what is known stays right without asking: each change that
 //! LVM has done is done here too. Only how much of an LV is mapped changes by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,8 @@ use crate::storage::VolumeId;
 
 /// What nobody has asked about for so long is forgotten when there is much.
 const KEPT: Duration = Duration::from_secs(3600);
+/// A listing of all is for what follows at once: the recovery of many volumes.
+const LISTED: Duration = Duration::from_secs(600);
 
 /// A volume's LVs, and how much of them is mapped.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +77,16 @@ pub(super) struct Known {
     changed: HashMap<VolumeId, u64>,
     /// LVs that lost their names.
     lost: HashMap<String, u64>,
+    listing: Option<Listing>,
+}
+
+/// All LVs of the volume group at one time, so that not each of many volumes has to be asked for.
+#[derive(Debug)]
+struct Listing {
+    at: Instant,
+    lvs: Vec<Lv>,
+    /// Volumes of which it does not hold any more.
+    changed: HashSet<VolumeId>,
 }
 
 impl Known {
@@ -86,7 +98,24 @@ impl Known {
             asking: 0,
             changed: HashMap::new(),
             lost: HashMap::new(),
+            listing: None,
         }
+    }
+
+    /// LVM has told all LVs that there are.
+    pub(super) fn list(&mut self, lvs: Vec<Lv>) {
+        self.listing = Some(Listing { at: Instant::now(), lvs, changed: HashSet::new() });
+    }
+
+    /// What all LVs were told to be of a volume, if that is not long ago and nothing was changed of it since.
+    pub(super) fn listed(&self, id: &VolumeId, names: &Names) -> Option<Found> {
+        let listing = self.listing.as_ref().filter(|listing| listing.at.elapsed() < LISTED)?;
+        (!listing.changed.contains(id)).then(|| Found::of(names, &self.pool, &listing.lvs))
+    }
+
+    /// A volume's LVs, if what is known of them is right as far as anybody here can tell.
+    pub(super) fn sure(&self, id: &VolumeId) -> Option<Found> {
+        self.entries.get(id).filter(|entry| !entry.is_unsure).map(|entry| entry.figures.found.clone())
     }
 
     pub(super) fn get(&mut self, id: &VolumeId, age: Duration) -> Knowledge {
@@ -170,6 +199,10 @@ impl Known {
             }
         };
         self.changes += 1;
+        match &mut self.listing {
+            Some(listing) if listing.at.elapsed() < LISTED => drop(listing.changed.insert(id.clone())),
+            listing => *listing = None,
+        }
         if self.asking > 0 {
             self.changed.insert(id.clone(), self.changes);
             self.lost.extend(lost.iter().map(|lv| (lv.lv().to_owned(), self.changes)));

@@ -146,7 +146,7 @@ impl Place<'_> {
 
     pub(super) fn stop(&self, spec: &VolumeSpec, ending: Ending) -> Result<()> {
         match &spec.kind {
-            VolumeKind::Origin if ending == Ending::Ran => self.settle(spec, self.look()?).map(drop),
+            VolumeKind::Origin if ending == Ending::Ran => self.end_run(spec),
             VolumeKind::Origin => self.take_back(&self.look()?),
             VolumeKind::Volatile | VolumeKind::Snapshot { .. } => {
                 self.drop_run(spec, &self.look()?).map(drop)
@@ -157,13 +157,22 @@ impl Place<'_> {
 
     pub(super) fn recover(&self, spec: &VolumeSpec) -> Result<Recovered> {
         self.not_importing()?;
+        if self
+            .shared
+            .figures
+            .at_setup(self.id, &self.names)
+            .is_some_and(|found| found.is_at_rest(&spec.kind))
+        {
+            return Ok(Recovered::Clean);
+        }
         let mut found = self.look()?;
         match &spec.kind {
             VolumeKind::Origin => {
                 // In this order: a volume without a clean LV is never left with nothing but an import.
                 self.heal(&mut found)?;
                 self.remove_unfinished(&mut found)?;
-                self.settle(spec, found)
+                // What looks like a run may have written nothing: no revision is worth less than it.
+                Ok(self.settle_all(found)?.0)
             }
             VolumeKind::Volatile | VolumeKind::Snapshot { .. } => {
                 self.remove_unfinished(&mut found)?;
@@ -173,14 +182,36 @@ impl Place<'_> {
         }
     }
 
+    /// Commits what a run wrote, by what is known of it: if that is wrong a rename fails, and LVM is asked.
+    fn end_run(&self, spec: &VolumeSpec) -> Result<()> {
+        if let Some(found) = self.shared.figures.known(self.id).filter(|found| found.snap.is_some()) {
+            match self.settle(spec, found) {
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::AlreadyExists) => {
+                    tracing::warn!(volume = %self.id, error = %e.report(), "somebody else has changed its LVs");
+                }
+                settled => return settled.map(drop),
+            }
+        }
+        self.settle(spec, self.look()?).map(drop)
+    }
+
     /// Makes what a run wrote the committed state.
-    fn settle(&self, spec: &VolumeSpec, mut found: Found) -> Result<Recovered> {
+    fn settle(&self, spec: &VolumeSpec, found: Found) -> Result<Recovered> {
+        let recovered = self.settle_all(found)?;
+        if let (Recovered::Committed, backs) = recovered {
+            self.shared.note_surplus(self.id, backs, spec.revisions_to_keep.count());
+        }
+        Ok(recovered.0)
+    }
+
+    /// The same, and every revision stays. With it: how many there are.
+    fn settle_all(&self, mut found: Found) -> Result<(Recovered, usize)> {
         self.shared.forget_start(self.id);
         if found.snap.take().is_none() {
-            return Ok(Recovered::Clean);
+            return Ok((Recovered::Clean, found.backs.len()));
         }
-        self.commit(spec, Role::Snap, found)?;
-        Ok(Recovered::Committed)
+        let backs = self.commit_all(Role::Snap, found)?;
+        Ok((Recovered::Committed, backs))
     }
 
     fn take_back(&self, found: &Found) -> Result<()> {
@@ -207,8 +238,15 @@ impl Place<'_> {
         Ok(Recovered::Dropped)
     }
 
-    /// Makes `new` the committed state; `found` is what is there besides.
-    pub(super) fn commit(&self, spec: &VolumeSpec, new: Role, mut found: Found) -> Result<()> {
+    /// Makes `new` the committed state; `found` is what is there besides. What is left over goes [later](Self::prune_surplus).
+    pub(super) fn commit(&self, spec: &VolumeSpec, new: Role, found: Found) -> Result<()> {
+        let backs = self.commit_all(new, found)?;
+        self.shared.note_surplus(self.id, backs, spec.revisions_to_keep.count());
+        Ok(())
+    }
+
+    /// How many revisions there are then.
+    fn commit_all(&self, new: Role, mut found: Found) -> Result<usize> {
         self.sync(new)?;
         if let Some(clean) = found.clean.take() {
             let back = self.next_back(&found);
@@ -216,13 +254,18 @@ impl Place<'_> {
             found.backs.push((back, clean));
         }
         self.rename(new, Role::Clean)?;
-        self.prune_surplus(spec, &found);
-        Ok(())
+        Ok(found.backs.len())
     }
 
-    /// The new state is safe: what is left over is not worth an error.
-    pub(super) fn prune_surplus(&self, spec: &VolumeSpec, found: &Found) {
-        if let Err(e) = self.prune(&found.backs, spec.revisions_to_keep.count()) {
+    /// Removes what commits of this process have left over, once they are answered: the new state is safe, and what is left
+    /// over is not worth an error. What is not removed goes after the next commit.
+    pub(super) fn prune_surplus(&self, spec: &VolumeSpec) {
+        if self.shared.surplus(self.id).is_none() {
+            return;
+        }
+        let pruned = self.look().and_then(|found| self.prune(&found.backs, spec.revisions_to_keep.count()));
+        self.shared.forget_surplus(self.id);
+        if let Err(e) = pruned {
             tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove surplus revisions");
         }
     }
@@ -323,6 +366,7 @@ impl Place<'_> {
         ];
         let roles: Vec<_> = backs.chain(kept).chain(rest.into_iter().flatten()).collect();
         self.shared.forget_start(self.id);
+        self.shared.forget_surplus(self.id);
         self.remove(&roles, Worth::Something)?;
         found.gone.iter().try_for_each(|number| self.remove_gone(*number))
     }

@@ -3,22 +3,24 @@
 //! ## Order of steps
 //!
 //! Each step is one command of LVM, which is atomic and durable when it returns ([`LvOp`]). A *commit* of `-snap` or
-//! `-import` makes its data durable, renames the clean LV to a revision, renames the new one to be clean, then removes
-//! surplus revisions. There is a whole committed state at every moment: without a clean LV it is the newest revision.
+//! `-import` makes its data durable, renames the clean LV to a revision, and renames the new one to be clean. There is a whole
+//! committed state at every moment: without a clean LV it is the newest revision. Revisions that are then more than are to be
+//! kept are told no more, and removed once the commit is answered; recovery removes none, and what a crash left of them goes
+//! after the next commit.
 //!
 //! | operation | steps | after a crash, and what recovery makes of it |
 //! |---|---|---|
 //! | create | create clean | nothing, or the volume |
-//! | start, persistent | snapshot clean → `-snap` | `-snap` that nobody wrote: committed, one revision more |
+//! | start, persistent | snapshot clean → `-snap` | `-snap` that nobody wrote: committed, one revision more, and none less |
 //! | start, in place (`revisions_to_keep = -1`) | remove revisions; rename clean → `-snap` | fewer revisions; `-snap` alone: renamed back |
 //! | start, snapshot | remove `-snap`; snapshot the source's → `-snap` | dropped |
 //! | start, volatile | remove clean; create clean | dropped |
-//! | stop, persistent | rename clean → `-NOW-back`; rename `-snap` → clean; remove surplus | `-snap`: committed, in the second case by the second rename alone |
+//! | stop, persistent | rename clean → `-NOW-back`; rename `-snap` → clean; after the answer: remove surplus | `-snap`: committed, in the second case by the second rename alone |
 //! | stop, snapshot or volatile | remove `-snap`, or clean | dropped |
 //! | stop, never ran | remove `-snap`, or rename it back | as a start |
 //! | import, copy | create (or snapshot) `-import`; data; then as a stop with `-import` | `-import` is removed; without clean the newest revision is renamed back: the state before |
 //! | copy of an LV of the pool to a new volume | snapshot the source → clean | nothing, or the volume |
-//! | revert to a revision | rename clean → `-NOW-back`; rename the revision → clean; remove surplus | without clean: the newest revision, which is the state before, is renamed back |
+//! | revert to a revision | rename clean → `-NOW-back`; rename the revision → clean; after the answer: remove surplus | without clean: the newest revision, which is the state before, is renamed back |
 //! | revert to a kept state | snapshot it → `-import`; then as an import | as an import |
 //! | keep | snapshot → `-sN-keep` | nothing, or the kept state |
 //! | resize | extend | before or after |
@@ -60,7 +62,7 @@ mod room;
 mod runner;
 mod shell;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -128,6 +130,8 @@ struct Shared {
     geometry: OnceLock<Geometry>,
     /// Volumes whose `-snap` this process made, and no start since has found it there.
     starts: Mutex<HashSet<VolumeId>>,
+    /// Volumes of which commits of this process have left revisions over, and how many are to be kept.
+    surplus: Mutex<HashMap<VolumeId, usize>>,
     /// LVs that wait for their last reader.
     left: Mutex<Vec<LvName>>,
 }
@@ -150,6 +154,7 @@ impl LvmDriver {
             room: Room::default(),
             geometry: OnceLock::new(),
             starts: Mutex::default(),
+            surplus: Mutex::default(),
             left: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -169,6 +174,24 @@ impl Shared {
     fn forget_start(&self, id: &VolumeId) -> bool {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
+
+    /// A commit was made: so many revisions there are, and so many are to be kept.
+    fn note_surplus(&self, id: &VolumeId, backs: usize, keep: usize) {
+        if backs > keep {
+            self.surplus.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), keep);
+        } else {
+            self.forget_surplus(id);
+        }
+    }
+
+    /// How many revisions are to be kept, if some are left over.
+    fn surplus(&self, id: &VolumeId) -> Option<usize> {
+        self.surplus.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    }
+
+    fn forget_surplus(&self, id: &VolumeId) {
+        self.surplus.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
 }
 
 impl Driver for LvmDriver {
@@ -187,7 +210,7 @@ impl Driver for LvmDriver {
             }
         };
         let found = self.shared.ask_pool(op).map_err(absent)?;
-        if !found.attributes.starts_with('t') {
+        if !found.is_thin_pool() {
             let why = format!("Volume {pool} is not a thin pool");
             return Err(Error::new(Kind::Unsupported, op, pool).because(why));
         }
@@ -246,6 +269,13 @@ impl Driver for LvmDriver {
         self.place(id, Op::StopVolume)?.stop(spec, ending)
     }
 
+    fn prepare(&self, id: &VolumeId, spec: &VolumeSpec) {
+        match self.place(id, Op::StopVolume) {
+            Ok(place) => place.prune_surplus(spec),
+            Err(e) => tracing::warn!(volume = %id, error = %e.report(), "has no name here"),
+        }
+    }
+
     fn recover(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {
         self.place(id, Op::Recover)?.recover(spec)
     }
@@ -278,7 +308,7 @@ impl Driver for LvmDriver {
     fn usage(&self) -> Result<Option<PoolUsage>> {
         let pool = self.shared.pool_now(Op::InspectStorage)?;
         let part = |size: u64, percent: f64| (ByteSize::bytes(size), ByteSize::bytes(share(size, percent)));
-        let (size, usage) = part(pool.size, pool.data_percent);
+        let (size, usage) = part(pool.size, pool.data_percent.unwrap_or_default());
         Ok(Some(PoolUsage {
             size,
             usage,

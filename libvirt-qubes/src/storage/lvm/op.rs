@@ -61,7 +61,7 @@ pub enum LvOp {
         /// Names of ours: no character is special to LVM but the dot.
         bases: Vec<String>,
     },
-    /// Reports size and mapped part of LVs that are there.
+    /// Reports size, mapped part and use of LVs that are there.
     Figures(Vec<LvName>),
     /// Reports a thin pool.
     Pool(LvName),
@@ -111,14 +111,14 @@ impl LvOp {
                 report("lv_name,lv_size,pool_lv,origin,lv_time", [select(bases), "--".into(), vg.to_string()])
             }
             Self::Figures(lvs) => report(
-                "lv_name,lv_size,data_percent",
+                "lv_name,lv_size,data_percent,lv_device_open",
                 std::iter::once("--".to_owned()).chain(lvs.iter().map(LvName::to_string)),
             ),
             Self::Pool(pool) => report(
                 "lv_name,lv_attr,lv_size,data_percent,lv_metadata_size,metadata_percent,chunk_size,zero,vg_extent_size",
                 ["--".into(), pool.to_string()],
             ),
-            Self::All(vg) => report("lv_name,lv_size,pool_lv", ["--".into(), vg.to_string()]),
+            Self::All(vg) => report("lv_name,lv_size,pool_lv,origin,lv_time", ["--".into(), vg.to_string()]),
         }
     }
 
@@ -197,7 +197,7 @@ mod tests {
             ),
             (
                 LvOp::Figures(vec![lv("a")]),
-                "lvs --reportformat=json --units=b --nosuffix --options lv_name,lv_size,data_percent -- vg/a",
+                "lvs --reportformat=json --units=b --nosuffix --options lv_name,lv_size,data_percent,lv_device_open -- vg/a",
             ),
         ] {
             assert_eq!(op.to_string(), line);

@@ -11,7 +11,7 @@ use super::runner::Failed;
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::storage::about::About;
 use crate::storage::uses::Uses;
-use crate::storage::{Export, VolumeId};
+use crate::storage::{Export, VolumeId, VolumeKind};
 
 pub(super) struct Place<'a> {
     pub(super) shared: &'a std::sync::Arc<Shared>,
@@ -75,6 +75,17 @@ impl Found {
             && self.backs.is_empty()
             && self.kept.is_empty()
             && self.foreign.is_none()
+    }
+
+    /// Whether recovery has nothing to do.
+    pub(super) fn is_at_rest(&self, kind: &VolumeKind) -> bool {
+        let is_whole = match kind {
+            VolumeKind::Origin => self.clean.is_some(),
+            VolumeKind::Volatile => self.clean.is_none(),
+            VolumeKind::Snapshot { .. } => true,
+            VolumeKind::Kernel { .. } => false,
+        };
+        is_whole && self.snap.is_none() && self.import.is_none() && self.gone.is_empty()
     }
 
     /// The committed state: after a crash between the two renames of a commit or revert, the newest revision.
@@ -191,7 +202,8 @@ impl<'a> Place<'a> {
     /// Discards an LV, if that is worth it. Its name afterwards.
     fn empty(&self, role: Role, worth: Worth) -> Result<LvName> {
         let lv = self.names.lv(role);
-        if !self.shared.runner.is_large(&lv) {
+        // Whoever has it open, a domain that nobody knows of perhaps, would find nothing: it is not removed either.
+        if !self.shared.runner.is_large(&lv) || self.is_open(&lv) {
             return Ok(lv);
         }
         let lv = match (role, worth) {
@@ -204,6 +216,17 @@ impl<'a> Place<'a> {
             tracing::debug!(%lv, error = %e, "not discarded before its removal");
         }
         Ok(lv)
+    }
+
+    /// Whether anybody has it open, in the kernel (a domain's disk) or not; if that is not told, it may be.
+    fn is_open(&self, lv: &LvName) -> bool {
+        match self.ask(&LvOp::Figures(vec![lv.clone()])) {
+            Ok(told) => told.iter().any(|lv| lv.is_open),
+            Err(e) => {
+                tracing::debug!(%lv, error = %e.report(), "may be open");
+                true
+            }
+        }
     }
 
     fn rename_away(&self, role: Role) -> Result<Role> {

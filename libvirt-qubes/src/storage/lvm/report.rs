@@ -17,8 +17,10 @@ pub struct Lv {
     pub origin: String,
     /// When it was made, in seconds since 1970.
     pub time: i64,
-    /// How much of it, or of a pool's data, is mapped, in percent.
-    pub data_percent: f64,
+    /// How much of it, or of a pool's data, is mapped, in percent; `None` without a device in the kernel, which alone knows.
+    pub data_percent: Option<f64>,
+    /// Somebody has it open.
+    pub is_open: bool,
     /// The kinds and states, a letter each.
     pub attributes: String,
     /// Of a thin pool: its metadata's size and use.
@@ -29,6 +31,13 @@ pub struct Lv {
     pub zeroes: bool,
     /// Of the volume group: the unit of sizes.
     pub extent: u64,
+}
+
+impl Lv {
+    /// Whether it is one; of a report of a thin pool.
+    pub(super) fn is_thin_pool(&self) -> bool {
+        self.attributes.starts_with('t')
+    }
 }
 
 /// The object that each command of LVM's shell ends with, and each report.
@@ -55,6 +64,7 @@ struct Row {
     origin: String,
     lv_time: String,
     data_percent: String,
+    lv_device_open: String,
     lv_attr: String,
     lv_metadata_size: String,
     metadata_percent: String,
@@ -95,13 +105,13 @@ impl Reply {
 impl Row {
     fn lv(self) -> Lv {
         let bytes = |text: &str| text.trim_end_matches('B').parse().unwrap_or(0);
-        let percent = |text: &str| text.parse().unwrap_or(0.0);
+        let percent = |text: &str| text.parse().ok();
         Lv {
             size: bytes(&self.lv_size),
             time: self.lv_time.parse().unwrap_or(0),
             data_percent: percent(&self.data_percent),
-            metadata: (!self.metadata_percent.is_empty())
-                .then(|| (bytes(&self.lv_metadata_size), percent(&self.metadata_percent))),
+            is_open: matches!(self.lv_device_open.as_str(), "open" | "1"),
+            metadata: percent(&self.metadata_percent).map(|used| (bytes(&self.lv_metadata_size), used)),
             chunk: bytes(&self.chunk_size),
             zeroes: matches!(self.zero.as_str(), "zero" | "1"),
             extent: bytes(&self.vg_extent_size),
@@ -123,12 +133,14 @@ mod tests {
         let json = r#"{"report":[{"lv":[
             {"lv_name":"pool00","lv_attr":"twi-aotz--","lv_size":"1073741824","data_percent":"12.50",
              "lv_metadata_size":"4194304B","metadata_percent":"10.94","chunk_size":"65536","zero":"zero","vg_extent_size":"4194304"},
-            {"lv_name":"vm-a-root-snap","lv_size":"4194304B","pool_lv":"pool00","origin":"vm-a-root","lv_time":"1700000000"}
+            {"lv_name":"vm-a-root-snap","lv_size":"4194304B","pool_lv":"pool00","origin":"vm-a-root","lv_time":"1700000000",
+             "data_percent":"","lv_device_open":"open"}
         ]}]}"#;
         let lvs = serde_json::from_str::<Reply>(json).unwrap().lvs();
         let [pool, snap] = <[Lv; 2]>::try_from(lvs).unwrap();
         assert_eq!((pool.size, pool.chunk, pool.zeroes, pool.extent), (1 << 30, 65536, true, 4 << 20));
-        assert_eq!(pool.metadata, Some((4 << 20, 10.94)));
+        assert_eq!((pool.data_percent, pool.metadata), (Some(12.5), Some((4 << 20, 10.94))));
+        assert_eq!((snap.data_percent, snap.is_open, pool.is_open), (None, true, false));
         assert_eq!((snap.origin.as_str(), snap.time, snap.metadata), ("vm-a-root", 1_700_000_000, None));
     }
 

@@ -14,9 +14,11 @@ impl Revisions for LvmDriver {
         let figures = self.shared.figures_of(&place)?;
         let found = &figures.found;
         // In the name is when the state ceased to be the present one; a kept one's LV was made when it was kept.
+        let surplus = self.shared.surplus(id).map_or(0, |keep| found.backs.len().saturating_sub(keep));
         let backs = found
             .backs
             .iter()
+            .skip(surplus)
             .map(|(epoch, _)| (i64::try_from(*epoch).unwrap_or(i64::MAX), Role::Back(*epoch)));
         let kept = found.kept.iter().map(|(number, lv)| (lv.time, Role::Kept(*number)));
         let mut all: Vec<_> = backs.chain(kept).collect();
@@ -37,7 +39,10 @@ impl Revisions for LvmDriver {
 
     fn forget(&self, id: &VolumeId, revision: &RevisionId) -> Result<()> {
         let place = self.place(id, Op::RemoveVolume)?;
-        let role = place.find_revision(&place.look()?, revision)?;
+        let mut found = place.look()?;
+        // What a commit that failed between its renames left as the newest revision is the state itself.
+        place.heal(&mut found)?;
+        let role = place.find_revision(&found, revision)?;
         place.remove(&[role], Worth::Something)
     }
 }
@@ -71,7 +76,7 @@ impl Place<'_> {
             }
             found.backs.retain(|(epoch, _)| *epoch != wanted);
             self.rename(role, Role::Clean)?;
-            self.prune_surplus(spec, &found);
+            self.shared.note_surplus(self.id, found.backs.len(), spec.revisions_to_keep.count());
             return Ok(());
         }
         self.heal(&mut found)?;

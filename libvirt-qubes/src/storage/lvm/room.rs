@@ -57,11 +57,31 @@ impl Shared {
         Ok(pool)
     }
 
-    /// The thin pool as it is.
+    /// The thin pool as it is. One without a device, as LVM's configuration may leave it at a boot, is activated: only then
+    /// is it known how full it is.
     pub(super) fn ask_pool(&self, op: Op) -> Result<Lv> {
-        let command = LvOp::Pool(self.pool.clone());
-        let answer = self.runner.run(&command);
-        let lvs = answer.map_err(|failed| failure(op, &self.pool, &self.pool, &command, failed))?;
+        let run = |command: LvOp| {
+            let answer = self.runner.run(&command);
+            answer.map_err(|failed| failure(op, &self.pool, &self.pool, &command, failed))
+        };
+        let is_told = |pool: &Lv| pool.data_percent.is_some() || !pool.is_thin_pool();
+        let pool = self.pool_of(op, run(LvOp::Pool(self.pool.clone()))?)?;
+        if is_told(&pool) {
+            return Ok(pool);
+        }
+        run(LvOp::Activate(self.pool.clone()))?;
+        let pool = self.pool_of(op, run(LvOp::Pool(self.pool.clone()))?)?;
+        if is_told(&pool) {
+            return Ok(pool);
+        }
+        let why = format!(
+            "LVM does not tell how full the thin pool {} is (attributes {}); look at it with: lvs -a {0}",
+            self.pool, pool.attributes
+        );
+        Err(Error::new(Kind::Unavailable, op, &self.pool).because(why))
+    }
+
+    fn pool_of(&self, op: Op, lvs: Vec<Lv>) -> Result<Lv> {
         lvs.into_iter().find(|lv| lv.name == self.pool.lv()).ok_or_else(|| {
             Error::new(Kind::NotFound, op, &self.pool)
                 .because(format!("Thin pool {} does not exist", self.pool))
@@ -97,14 +117,15 @@ impl Shared {
             );
             Err(Error::new(Kind::NoSpace, op, id).because(why))
         };
+        let data = pool.data_percent.unwrap_or_default();
         let metadata = pool.metadata.map_or(0.0, |(_, percent)| percent);
         if is_full(&self.room.metadata, metadata) {
             let advice = format!("make it larger with lvextend --poolmetadatasize +SIZE {}", self.pool);
             return refused("the metadata", metadata, advice);
         }
-        if is_full(&self.room.data, pool.data_percent) && need == Need::Data {
+        if is_full(&self.room.data, data) && need == Need::Data {
             let advice = format!("make it larger with lvextend --size +SIZE {}", self.pool);
-            return refused("the data", pool.data_percent, advice);
+            return refused("the data", data, advice);
         }
         Ok(())
     }

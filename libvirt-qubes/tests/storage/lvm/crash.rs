@@ -192,6 +192,9 @@ impl Scenario {
             drop(told(&driver, &volume, &spec));
             faulty.arm(fault);
             succeeded = (self.act)(&driver, &volume, &spec).is_ok();
+            // What follows the answer may fail too.
+            driver.prepare(&volume, &spec);
+            driver.prepare(&id(TEMPLATE), &super::scenarios::spec(1));
             changes = faulty.changes.load(Ordering::SeqCst);
             reports = faulty.reports.load(Ordering::SeqCst);
             faulty.arm(None);

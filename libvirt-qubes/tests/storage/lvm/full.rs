@@ -94,6 +94,7 @@ fn where_the_metadata_is_full_all_the_same_the_error_says_what_helps_and_what_on
     driver.start(&volume, &spec, &mut || {}, &Job::default()).unwrap();
     lvm.fill(10.0, 100.0);
     driver.stop(&volume, &spec, Ending::Ran).unwrap();
+    driver.prepare(&volume, &spec);
     assert_eq!(driver.revisions(&volume).unwrap().len(), 1);
     assert!(
         lvm.lvs().contains(&"vm-work-private-1-gone".to_owned()),

@@ -27,6 +27,10 @@ struct State {
     lvs: BTreeMap<String, Lv>,
     data_percent: f64,
     metadata_percent: f64,
+    /// The pool has no device: nobody knows how full it is.
+    is_inactive: bool,
+    /// Nor has it one when it was activated.
+    is_broken: bool,
     delay: Duration,
     has_large: bool,
 }
@@ -67,6 +71,12 @@ impl ModelOfLvm {
     pub(super) fn fill(&self, data_percent: f64, metadata_percent: f64) {
         let mut state = self.state();
         (state.data_percent, state.metadata_percent) = (data_percent, metadata_percent);
+    }
+
+    /// The pool has no device, until it is activated or for good.
+    pub(super) fn deactivate(&self, is_broken: bool) {
+        let mut state = self.state();
+        (state.is_inactive, state.is_broken) = (true, is_broken);
     }
 
     /// An LV of the thin pool that somebody else has made.
@@ -168,7 +178,9 @@ impl ModelOfLvm {
                 File::options().write(true).open(self.path(lv.lv())).unwrap().set_len(size).unwrap();
             }
             LvOp::Activate(lv) => {
-                if !state.lvs.contains_key(lv.lv()) {
+                if lv.lv() == "pool00" {
+                    state.is_inactive = state.is_broken;
+                } else if !state.lvs.contains_key(lv.lv()) {
                     return Err(missing(lv));
                 }
             }
@@ -184,7 +196,8 @@ impl ModelOfLvm {
                 let figures = |name: &LvName| {
                     let lv = state.lvs.get(name.lv()).ok_or_else(|| missing(name))?;
                     let used = std::fs::metadata(self.path(name.lv())).unwrap().blocks() * 512;
-                    Ok(Lv { data_percent: used as f64 * 100.0 / lv.size as f64, ..lv.clone() })
+                    let data_percent = Some(used as f64 * 100.0 / lv.size as f64);
+                    Ok(Lv { data_percent, is_open: self.is_open(name.lv()), ..lv.clone() })
                 };
                 return lvs.iter().map(figures).collect();
             }
@@ -193,8 +206,8 @@ impl ModelOfLvm {
                     name: pool.lv().to_owned(),
                     attributes: if is_read_only { "twi-aotzM-" } else { "twi-aotz--" }.to_owned(),
                     size: 1 << 30,
-                    data_percent: state.data_percent,
-                    metadata: Some((4 << 20, state.metadata_percent)),
+                    data_percent: (!state.is_inactive).then_some(state.data_percent),
+                    metadata: (!state.is_inactive).then_some((4 << 20, state.metadata_percent)),
                     chunk: 65536,
                     zeroes: true,
                     extent: EXTENT,

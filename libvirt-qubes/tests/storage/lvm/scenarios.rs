@@ -27,6 +27,7 @@ pub(super) fn spec(keep: i64) -> VolumeSpec {
 pub(super) fn run(driver: &LvmDriver, id: &VolumeId, spec: &VolumeSpec, byte: u8) {
     start(driver, id, spec, byte);
     driver.stop(id, spec, Ending::Ran).unwrap();
+    driver.prepare(id, spec);
 }
 
 pub(super) fn start(driver: &LvmDriver, id: &VolumeId, spec: &VolumeSpec, byte: u8) {
