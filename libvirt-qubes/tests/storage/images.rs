@@ -476,3 +476,37 @@ fn check_order(operation: &str, steps: &[Step]) {
     });
     assert!(unsynced_names.is_empty(), "{operation}: {unsynced_names:?}");
 }
+
+#[test]
+fn what_a_kill_left_unfinished_of_a_running_volume_goes_with_the_next_snapshot_or_the_stop() {
+    let test = "what_a_kill_left_unfinished_of_a_running_volume_goes_with_the_next_snapshot_or_the_stop";
+    let Some((xfs, driver)) = reflink_pool(test) else { return };
+    let (id, spec) = (private(), spec(0, Sharing::Source));
+    driver.create(&id, &spec).unwrap();
+    let path = start(&driver, &id, &spec);
+    let dir = xfs.path().join("pool/appvms/work");
+    let leave = || std::fs::copy(&path, dir.join("private-keep.1.img~0123456789ab")).unwrap();
+    leave();
+    driver.keep(&id, &spec, 2, &Job::default()).unwrap();
+    assert_eq!(names(&dir), ["private-dirty.img", "private-keep.2.img", "private.img"]);
+    leave();
+    driver.stop(&id, &spec, Ending::Ran).unwrap();
+    assert_eq!(names(&dir), ["private-keep.2.img", "private.img"]);
+}
+
+#[test]
+fn a_volatile_volume_does_not_get_a_size_that_no_file_can_have() {
+    let Some(ext4) = Mounted::new(Mkfs::Ext4, 64 << 20, "a_volatile_volume_does_not_get_a_size") else {
+        return;
+    };
+    let driver = ImageDriver::file(&ext4.path().join("pool")).unwrap();
+    driver.setup().unwrap();
+    let id: VolumeId = "appvms/work/volatile".parse().unwrap();
+    let spec = VolumeSpec { kind: VolumeKind::Volatile, ..spec(0, Sharing::Private) };
+    let refused = driver.resize(&id, &spec, ByteSize::bytes(20_000_000_000_000)).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Invalid);
+    assert!(refused.report().contains("has no files of 20000000000000 bytes"), "{}", refused.report());
+    // What is larger than the file system is no more than a promise.
+    driver.resize(&id, &spec, ByteSize::bytes(1 << 40)).unwrap();
+    assert_eq!(names(&ext4.path().join("pool/appvms")), Vec::<String>::new());
+}

@@ -273,6 +273,7 @@ impl Place<'_> {
 
     /// The same; so many revisions are kept then, that of the state until now among them. `None`: those that there are.
     fn replace(&self, new: &Image, mut found: Found, keep: Option<usize>) -> Result<()> {
+        self.drop_unfinished(&found);
         let path = self.path(new);
         let file = self.open(new, Open::ToWrite)?;
         self.disk().sync_file(&file, &path).at(self.op, path.display())?;
@@ -295,6 +296,24 @@ impl Place<'_> {
             tracing::warn!(volume = %self.id, error = %e.report(), "cannot remove surplus revisions");
         }
         Ok(())
+    }
+
+    /// Refuses a size that no file has here: a volume that is only made at the next start could never be started.
+    fn must_hold_file_of(&self, size: ByteSize) -> Result<()> {
+        use rustix::fs::{Mode, OFlags};
+        let nameless = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        // Where there are no files without a name, the start says it.
+        let Ok(file) = rustix::fs::open(&self.shared.dir, nameless, Mode::RUSR | Mode::WUSR) else {
+            return Ok(());
+        };
+        match File::from(file).set_len(size.get()) {
+            Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
+                let dir = self.shared.dir.display();
+                Err(self
+                    .refuse(Kind::Invalid, format!("the file system of {dir} has no files of {size} bytes")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives the clean image a second name as a revision, unless it has one.
@@ -369,9 +388,8 @@ impl Place<'_> {
             (None, Some(clean), VolumeKind::Origin) => (Image::Clean, clean.len()),
             (None, None, VolumeKind::Origin) => return Err(self.missing()),
             // Nothing of it is on disk: its next start takes the size from its spec or source.
-            (None, _, VolumeKind::Volatile | VolumeKind::Snapshot { .. } | VolumeKind::Kernel { .. }) => {
-                return Ok(());
-            }
+            (None, _, VolumeKind::Volatile) => return self.must_hold_file_of(size),
+            (None, _, VolumeKind::Snapshot { .. } | VolumeKind::Kernel { .. }) => return Ok(()),
         };
         if size.get() < present {
             let why =

@@ -202,6 +202,16 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
+    /// Removes what an earlier process has left unfinished of a volume whose VM ran on: recovery does not come to it. The lock
+    /// is held, so that nobody works on it. Not worth an error.
+    pub(super) fn drop_unfinished(&self, found: &Found) {
+        for path in &found.unfinished {
+            if let Err(e) = self.remove_path(path) {
+                tracing::warn!(volume = %self.id, error = %e.report(), "what was left unfinished stays");
+            }
+        }
+    }
+
     /// Removes revisions that are the clean image itself: what a crash left between a commit's link and its rename.
     pub(super) fn remove_twins(&self, found: &mut Found) -> Result<()> {
         let Some(clean) = &found.clean else { return Ok(()) };

@@ -145,6 +145,7 @@ impl Place<'_> {
         if found.kept.iter().any(|(n, _)| *n == number) {
             return Err(self.refuse(Kind::AlreadyExists, format!("revision {id} is there already")));
         }
+        self.drop_unfinished(&found);
         self.make_kept(&Image::Kept { number }, found.dirty.is_some(), job).inspect_err(|_| {
             if let Err(left) = self.remove(&Image::Kept { number }) {
                 tracing::warn!(volume = %self.id, error = %left.report(), "a state that was not to be kept stays");
