@@ -418,6 +418,24 @@ fn a_qrexec_service_hands_over_the_call_and_the_whole_answer() {
 }
 
 #[test]
+fn a_qrexec_service_without_an_answer_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("mgmtd.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let silent = std::thread::spawn(move || drop(listener.accept().unwrap()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mgmt-qrexec"));
+    command.env("MGMT_SOCKET", &socket).env("QREXEC_SERVICE_FULL_NAME", "mgmt.Info");
+    command.env("QREXEC_REMOTE_DOMAIN", "work").env("QREXEC_REQUESTED_TARGET", "dom0");
+    let (code, output, error) = run(&mut command, b"");
+    silent.join().unwrap();
+    assert_eq!((code, output.as_str()), (Some(3), ""));
+    assert_eq!(
+        error,
+        "mgmt-qrexec: the daemon closed without an answer: it refuses the call, or has ended\n"
+    );
+}
+
+#[test]
 fn programs_say_what_they_are_and_a_caller_s_argument_is_no_flag() {
     let daemon = Daemon::start(Manners::default());
     assert!(daemon.mgmt(&["--version"]).1.starts_with("mgmt "));

@@ -10,7 +10,7 @@
 //! `MGMT_SOCKET` names another socket of the daemon than the usual one.
 //!
 //! Exit codes: 0 an answer was handed over; 2 the environment does not name a call; 3 the daemon could not be
-//! reached, or the connection, the input or the output failed on the way.
+//! reached, closed without an answer, or the connection, the input or the output failed on the way.
 #![forbid(unsafe_code)]
 
 use std::env;
@@ -51,7 +51,8 @@ fn main() {
     };
     match runtime.block_on(service.relay()) {
         // Not by returning: a read of standard input that nobody waits for any more would be waited for.
-        Ok(()) => exit(0),
+        Ok(true) => exit(0),
+        Ok(false) => fail("the daemon closed without an answer: it refuses the call, or has ended", 3),
         Err(error) => fail(&chain(&error), 3),
     }
 }
@@ -70,7 +71,8 @@ Environment:
   MGMT_SOCKET                      the daemon's socket; else /run/mgmtd/mgmtd.sock
 
 The daemon's answer goes to standard output as it is.
-Exit codes: 0 it was handed over; 2 the environment names no call; 3 the daemon, the input or the output failed";
+Exit codes: 0 it was handed over; 2 the environment names no call; 3 there was none: the daemon refused the call without
+a word or ended, or the input or the output failed";
 
 /// For a person who asks.
 fn tell(text: &str) -> ! {
@@ -112,17 +114,21 @@ impl Service {
         Ok(Self { method, argument, source, destination })
     }
 
-    async fn relay(&self) -> Result<(), ClientError> {
+    /// Whether there was an answer.
+    async fn relay(&self) -> Result<bool, ClientError> {
+        let mut answered = false;
         let client = Client::new(client_socket()).with_source(&self.source);
         let call = Call { method: &self.method, argument: &self.argument, destination: &self.destination };
         client
             .exchange(call, tokio::io::stdin(), |part| {
+                answered = true;
                 let mut output = std::io::stdout().lock();
                 output.write_all(part)?;
                 // Events are wanted when they happen.
                 output.flush()
             })
-            .await
+            .await?;
+        Ok(answered)
     }
 }
 
