@@ -123,29 +123,80 @@ const HOOK: &str = r#"#!/bin/sh
 echo "$3 $6" >> "$(dirname "$0")/log"
 "#;
 
-#[test]
-fn commands_around_a_pool_are_run_for_a_vms_life_and_before_its_first_use_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let (hook, log, pool) = (dir.path().join("hook"), dir.path().join("log"), dir.path().join("pool"));
-    std::fs::write(&hook, HOOK).unwrap();
-    let json = format!(
-        r#"{{"c": {{"bdriver": "file", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "sh {}", "post_volume_export_end": "-"}}}}"#,
-        pool.display(),
-        hook.display()
-    );
-    let file = dir.path().join("callback.json");
-    std::fs::write(&file, json).unwrap();
-    let ran = || {
+/// A pool of files with a command around it, which notes for what it was run.
+struct Commands(tempfile::TempDir);
+
+impl Commands {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (hook, pool) = (dir.path().join("hook"), dir.path().join("pool"));
+        std::fs::write(&hook, HOOK).unwrap();
+        let json = format!(
+            r#"{{"c": {{"bdriver": "file", "bdriver_args": {{"dir_path": "{}"}}, "cmd": "sh {}", "post_volume_export_end": "-"}}}}"#,
+            pool.display(),
+            hook.display()
+        );
+        std::fs::write(dir.path().join("callback.json"), json).unwrap();
+        Self(dir)
+    }
+
+    fn pool(&self) -> std::path::PathBuf {
+        self.0.path().join("pool")
+    }
+
+    fn config(&self) -> Start {
+        let file = self.0.path().join("callback.json");
+        Start::new().config(&format!("[storage]\ncallback_config = {:?}\n", file.to_str().unwrap()))
+    }
+
+    /// What was run since this was asked last.
+    fn ran(&self) -> Vec<String> {
+        let log = self.0.path().join("log");
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         std::fs::write(&log, "").unwrap();
-        text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>()
-    };
-    let config = Start::new().config(&format!("[storage]\ncallback_config = {:?}\n", file.to_str().unwrap()));
-    let daemon = config.clone().start();
-    template(&daemon);
-    assert_eq!(add(&daemon, "callback", "cb", "conf_id=c\n").ok(), "");
+        text.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+}
+
+/// `work` on a template, with its private volume in the pool.
+fn work_behind_commands(daemon: &Daemon) {
+    template(daemon);
+    assert_eq!(add(daemon, "callback", "cb", "conf_id=c\n").ok(), "");
     let payload = b"name=work label=red pool:private=cb";
     assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+}
+
+#[test]
+fn what_a_disposable_leaves_behind_commands_waits_for_the_first_use_of_its_pool() {
+    let commands = Commands::new();
+    let daemon = commands.config().start();
+    work_behind_commands(&daemon);
+    let set = |vm: &str, property: &str| {
+        assert_eq!(daemon.call("mgmt.vm.property.Set", vm, property, b"True").ok(), "");
+    };
+    set("work", "template_for_dispvms");
+    assert_eq!(daemon.call("mgmt.vm.Create.DispVM", "dom0", "work", b"name=goes label=red").ok(), "");
+    set("goes", "auto_cleanup");
+    start(&daemon, "goes");
+    commands.ran();
+    let world = daemon.state().join("sim");
+    let daemon = daemon.kill_and_as(commands.config(), || std::fs::remove_dir_all(world).unwrap());
+    let is_listed = || daemon.call("mgmt.vm.List", "dom0", "", b"").ok().contains("goes ");
+    until("the disposable is gone", || !is_listed());
+    let left = || files(&commands.pool()).iter().any(|file| file.starts_with("appvms/goes"));
+    assert!(left());
+    assert_eq!(commands.ran(), Vec::<String>::new(), "a command is run because the daemon starts");
+    start(&daemon, "work");
+    until("what it left is gone", || !left());
+    until("the command was run", || commands.ran().contains(&"post_volume_remove private".to_owned()));
+}
+
+#[test]
+fn commands_around_a_pool_are_run_for_a_vms_life_and_before_its_first_use_after_a_restart() {
+    let commands = Commands::new();
+    let (config, pool, ran) = (commands.config(), commands.pool(), || commands.ran());
+    let daemon = config.clone().start();
+    work_behind_commands(&daemon);
     let info = daemon.call("mgmt.vm.volume.Info", "work", "private", b"").ok();
     assert!(info.contains("pool=cb\nvid=appvms/work/private\n"), "{info}");
     start(&daemon, "work");
@@ -165,13 +216,19 @@ fn commands_around_a_pool_are_run_for_a_vms_life_and_before_its_first_use_after_
     assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
     until("the volume is stopped", || pool.join("appvms/work/private.img").exists());
     assert_eq!(ran(), ["pre_sinit", "post_volume_stop private"]);
-    let daemon = daemon.kill_and_as(config, || std::fs::rename(&pool, dir.path().join("away")).unwrap());
+    // To go back is a use, and so is to remove what one could go back to.
+    assert_eq!(daemon.call("mgmt.vm.volume.Snapshot", "work", "private", b"").ok(), "s1");
+    let daemon = daemon.kill_and_as(config.clone(), || {});
+    assert_eq!(daemon.call("mgmt.vm.volume.RemoveSnapshot", "work", "private", b"s1").ok(), "");
+    assert_eq!(ran(), ["pre_sinit", "post_volume_stop private"]);
+    let daemon =
+        daemon.kill_and_as(config, || std::fs::rename(&pool, commands.0.path().join("away")).unwrap());
     let info = daemon.call("mgmt.pool.Info", "dom0", "cb", b"").ok();
     assert_eq!(info, "conf_id=c\ndriver=callback\nname=cb\n");
     assert_eq!(daemon.call("mgmt.pool.UsageDetails", "dom0", "cb", b"").ok(), "");
     assert!(daemon.call("mgmt.pool.volume.List", "dom0", "cb", b"").ok().contains("appvms/work/private"));
     assert_eq!(ran(), Vec::<String>::new());
-    std::fs::rename(dir.path().join("away"), &pool).unwrap();
+    std::fs::rename(commands.0.path().join("away"), &pool).unwrap();
     assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
     assert_eq!(daemon.call("mgmt.pool.Remove", "dom0", "cb", b"").ok(), "");
     assert_eq!(ran(), ["pre_sinit", "post_volume_remove private", "post_destroy"]);

@@ -68,7 +68,9 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
             let host = Arc::clone(host);
             let tasks = host.tasks.clone();
             tasks.spawn(async move {
-                let again = settle_volumes(&host, &row).await;
+                // A pool that waits for its first use is not woken by this.
+                let is_there = host.has_pools_of(&row).await;
+                let again = if is_there { settle_volumes(&host, &row).await } else { Again::Soon };
                 host.waiting.add_row(row.id, again);
             });
         }

@@ -16,9 +16,18 @@ use super::snapshot::Snapshot;
 use super::start::{no_turn, note_run};
 use super::vm::Vm;
 use super::volumes;
+use super::waiting::Again;
 use super::write::Write;
 use crate::ids::VmName;
 use crate::storage::Volume;
+
+/// Whether a removal is a use of pools that wait for their first one: what somebody has asked for is, what follows from a
+/// VM's end is not, which the daemon may find at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wakes {
+    Yes,
+    No,
+}
 
 impl Host {
     /// Removes a halted VM that nobody uses, with its volumes. It waits for what is under way on the VM.
@@ -34,13 +43,13 @@ impl Host {
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
             let held = registered.lock().await.map_err(|no| no_turn(&vm, no))?;
-            host.remove_held(&vm, &held).await
+            host.remove_held(&vm, &held, Wakes::Yes).await
         });
         task.await.unwrap_or(Err(HostError::Bug))
     }
 
     /// Removes a VM whose lock is held.
-    pub(super) async fn remove_held(&self, vm: &Vm, _held: &Held) -> Result<(), HostError> {
+    async fn remove_held(&self, vm: &Vm, _held: &Held, wakes: Wakes) -> Result<(), HostError> {
         let seen = self.snapshot();
         // Whoever had the lock before may have removed it.
         let Some(vm) = seen.model.vm(vm.uuid) else {
@@ -55,6 +64,10 @@ impl Host {
         }
         self.handed.give_up(Some(uuid)).await;
         for volume in placed.iter().rev() {
+            if wakes == Wakes::No && self.storage.away(&volume.pool).await.is_some() {
+                self.waiting.add_row(row.id, Again::Soon);
+                return Ok(());
+            }
             if let Err(error) = self.storage.remove(volume).await {
                 self.waiting.not_removed(row.id, &vm.name, &error);
                 return Ok(());
@@ -74,7 +87,7 @@ impl Host {
         let seen = self.snapshot();
         let Some(vm) = seen.model.vm(vm).filter(|vm| vm.class == VmClass::DispVm) else { return };
         if vm.flag(Property::AutoCleanup) == Some(true) {
-            match self.remove_held(vm, held).await {
+            match self.remove_held(vm, held, Wakes::No).await {
                 Ok(()) => tracing::info!(vm = %vm.name, "a disposable that has ended was removed"),
                 Err(error) => {
                     tracing::warn!(vm = %vm.name, error = error.report(), "a disposable that has ended stays");

@@ -190,6 +190,11 @@ impl Host {
         self.settle(self.waiting.rows()).await;
     }
 
+    /// Whether the pools are there in which volumes of a row are to go.
+    pub(super) async fn has_pools_of(&self, row: &Pending) -> bool {
+        Seen::default().are_there(self, pools_of_row(row)).await
+    }
+
     async fn settle(self: &Arc<Self>, rows: Vec<PendingId>) {
         let _alone = self.waiting.rows_turn.lock().await;
         let mut seen = Seen::default();

@@ -53,6 +53,9 @@ impl Drop for Watched {
     }
 }
 
+/// Between two looks at whether a command is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How a command ended, and what it said.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -76,6 +79,16 @@ pub(super) fn output(command: &mut Command, limit: Duration, most: usize) -> Res
     output_on(command, b"", limit, most)
 }
 
+/// The same; it is killed as soon as nobody wants it any more, as at its deadline.
+pub(super) fn output_while(
+    command: &mut Command,
+    limit: Duration,
+    most: usize,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Output, Failed> {
+    run(command, b"", limit, most, is_wanted)
+}
+
 /// The same, with what it reads: at most as much as a pipe holds.
 pub(super) fn output_on(
     command: &mut Command,
@@ -83,7 +96,18 @@ pub(super) fn output_on(
     limit: Duration,
     most: usize,
 ) -> Result<Output, Failed> {
+    run(command, input, limit, most, &|| true)
+}
+
+fn run(
+    command: &mut Command,
+    input: &[u8],
+    limit: Duration,
+    most: usize,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Output, Failed> {
     let until = Instant::now() + limit;
+    let left = || if is_wanted() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
     let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
     let piped = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut watched = Watched::new(piped.spawn().map_err(Failed::Broken)?);
@@ -99,7 +123,7 @@ pub(super) fn output_on(
     let errors = listen(watched.child().stderr.take(), most, &tell).map_err(Failed::Broken)?;
     drop(tell);
     // It has closed its outputs: usually it has ended.
-    match follow(&mut watched, &told, until) {
+    match follow(&mut watched, &told, &left) {
         Ok(Some(status)) => Ok(Output { status, out: taken(&out), errors: taken(&errors) }),
         Ok(None) => {
             watched.kill();
@@ -115,12 +139,16 @@ pub(super) fn output_on(
 fn follow(
     watched: &mut Watched,
     told: &mpsc::Receiver<io::Result<()>>,
-    until: Instant,
+    left: &dyn Fn() -> Duration,
 ) -> io::Result<Option<ExitStatus>> {
-    let left = || until.saturating_duration_since(Instant::now());
-    for _ in 0..2 {
-        match told.recv_timeout(left()) {
-            Ok(read) => read?,
+    let mut open = 2;
+    while open > 0 {
+        match told.recv_timeout(left().min(LOOK)) {
+            Ok(read) => {
+                read?;
+                open -= 1;
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) if !left().is_zero() => {}
             Err(_) => return Ok(None),
         }
     }

@@ -142,6 +142,15 @@ pub trait Driver: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Does what the pool's and the volume's first use wants: what was put off until then. Whoever only looks does without, and may
+    /// see less.
+    ///
+    /// # Errors
+    /// What failed of it; it is tried again at the next use.
+    fn wake(&self, _id: &VolumeId) -> Result<()> {
+        Ok(())
+    }
+
     /// What there is to do when a pool is given up, after its last use. Its data stays.
     ///
     /// # Errors

@@ -313,6 +313,14 @@ impl Storage {
         .await
     }
 
+    /// See [`Driver::wake`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn wake(&self, volume: &Volume) -> Result<()> {
+        self.short(Op::SetupPool, volume, |driver, v| driver.wake(&v.id)).await
+    }
+
     /// See [`Driver::begin_import`]. The volume is not locked while data comes: what would disturb the import is
     /// refused with `Busy` instead of waiting for it.
     ///

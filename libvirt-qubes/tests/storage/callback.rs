@@ -535,3 +535,34 @@ fn a_kill_within_each_command_leaves_the_state_before_or_after() {
         }
     }
 }
+
+#[test]
+fn a_start_that_is_called_off_does_not_wait_for_its_commands() {
+    for hook in ["pre_volume_start", "post_volume_start"] {
+        let dir = tempfile::tempdir().unwrap();
+        let rig = Rig::new(dir.path(), "file", "");
+        let driver = rig.driver();
+        driver.setup().unwrap();
+        driver.create(&work(), &origin()).unwrap();
+        rig.log();
+        rig.set(&format!("wait.{hook}"), "");
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let job = Job::new(cancel.clone());
+        std::thread::scope(|scope| {
+            let started = scope.spawn(|| driver.start(&work(), &origin(), &mut || {}, &job));
+            let runs = || std::fs::read_to_string(dir.path().join("log")).is_ok_and(|log| log.contains(hook));
+            while !runs() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            cancel.cancel();
+            let error = started.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), Kind::Cancelled, "{}", error.report());
+            assert!(error.report().contains(hook), "{}", error.report());
+        });
+        assert_eq!(rig.files(), ["private.img"], "{hook}");
+        let after = if hook == "post_volume_start" { "post_volume_stop" } else { hook };
+        assert!(rig.log().last().unwrap().starts_with(after));
+        rig.unset(&format!("wait.{hook}"));
+        driver.start(&work(), &origin(), &mut || {}, &Job::default()).unwrap();
+    }
+}

@@ -111,7 +111,10 @@ impl Host {
         let missing = || VolumeRefusal::NoSuchRevision { revision: revision.to_owned() };
         let id: RevisionId = revision.parse().map_err(|_| missing())?;
         let there = match named.config.kind {
-            VolumeKind::Origin => self.storage.revisions(&named.placed).await?,
+            VolumeKind::Origin => {
+                self.storage.wake(&named.placed).await?;
+                self.storage.revisions(&named.placed).await?
+            }
             VolumeKind::Snapshot | VolumeKind::Volatile | VolumeKind::Kernel => Vec::new(),
         };
         if there.iter().any(|revision| revision.id == id) {

@@ -159,14 +159,27 @@ impl Shared {
 
     /// Runs a hook of the pool.
     fn pool_hook(&self, op: Op, hook: Hook) -> Result<()> {
-        self.run(op, &self.pool, hook, &[])
+        self.run(&Job::default(), op, &self.pool, hook, &[])
     }
 
     /// Runs a hook of a volume.
     fn hook(&self, op: Op, id: &VolumeId, spec: &VolumeSpec, hook: Hook, more: Option<String>) -> Result<()> {
+        self.hook_of(&Job::default(), op, id, spec, hook, more)
+    }
+
+    /// The same; it is killed when the job is cancelled.
+    fn hook_of(
+        &self,
+        job: &Job,
+        op: Op,
+        id: &VolumeId,
+        spec: &VolumeSpec,
+        hook: Hook,
+        more: Option<String>,
+    ) -> Result<()> {
         let Subject { name, vid, source } = self.subject(id, spec);
         let words: Vec<String> = [name, vid, source].into_iter().chain(more).collect();
-        self.run(op, id, hook, &words)
+        self.run(job, op, id, hook, &words)
     }
 
     /// Runs a hook where nobody can be told that it failed.
@@ -176,7 +189,14 @@ impl Shared {
         }
     }
 
-    fn run(&self, op: Op, about: &dyn std::fmt::Display, hook: Hook, words: &[String]) -> Result<()> {
+    fn run(
+        &self,
+        job: &Job,
+        op: Op,
+        about: &dyn std::fmt::Display,
+        hook: Hook,
+        words: &[String],
+    ) -> Result<()> {
         let Some(configured) = self.config.command(hook) else { return Ok(()) };
         let (line, mut process) = match configured {
             Configured::Own(own) => (own, own.to_process([])),
@@ -190,18 +210,18 @@ impl Shared {
         let refuse = |kind: Kind, how: String| {
             Error::new(kind, op, about).because(format!("{hook}, the command {line}, {how}"))
         };
-        let ended =
-            command::output(&mut process, self.limit, MOST_OUTPUT).map_err(|failed| match failed {
-                command::Failed::Broken(e) => refuse(Kind::Backend, format!("cannot be executed: {e}")),
-                command::Failed::TimedOut(errors) => refuse(
-                    Kind::TimedOut,
-                    format!(
-                        "had no end after {} s and was killed{}",
-                        self.limit.as_secs(),
-                        after_colon(&errors)
-                    ),
-                ),
-            })?;
+        let is_wanted = || job.check(op, about).is_ok();
+        let ended = command::output_while(&mut process, self.limit, MOST_OUTPUT, &is_wanted);
+        let ended = ended.map_err(|failed| match failed {
+            _ if !is_wanted() => {
+                refuse(Kind::Cancelled, "was killed: what it was run for was called off".to_owned())
+            }
+            command::Failed::Broken(e) => refuse(Kind::Backend, format!("cannot be executed: {e}")),
+            command::Failed::TimedOut(errors) => refuse(
+                Kind::TimedOut,
+                format!("had no end after {} s and was killed{}", self.limit.as_secs(), after_colon(&errors)),
+            ),
+        })?;
         if !ended.status.success() {
             let said = after_colon(&ended.errors);
             return Err(refuse(Kind::Backend, format!("ended with {}{said}", ended.status)));
@@ -327,6 +347,10 @@ impl Driver for CallbackDriver {
         self.shared.inner.folders()
     }
 
+    fn wake(&self, id: &VolumeId) -> Result<()> {
+        self.shared.ready(Op::SetupPool, id)
+    }
+
     fn vacant(&self, id: &VolumeId) -> Result<()> {
         self.shared.ready(Op::CreateVolume, id)?;
         self.shared.inner.vacant(id)
@@ -371,9 +395,9 @@ impl Driver for CallbackDriver {
             shared.ready(op, source)?;
         }
         shared.ready(op, id)?;
-        shared.hook(op, id, spec, Hook::PreVolumeStart, None)?;
+        shared.hook_of(job, op, id, spec, Hook::PreVolumeStart, None)?;
         let started = shared.inner.start(id, spec, release_source, job)?;
-        shared.hook(op, id, spec, Hook::PostVolumeStart, None).inspect_err(|_| {
+        shared.hook_of(job, op, id, spec, Hook::PostVolumeStart, None).inspect_err(|_| {
             match shared.inner.stop(id, spec, Ending::NeverRan) {
                 Ok(()) => shared.hook_if_possible(op, id, spec, Hook::PostVolumeStop, None),
                 Err(e) => {
