@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::super::class::VolumeKind;
 use super::super::model::Model;
+use super::super::pending::PendingKind;
 use super::super::pool::Pool;
 use super::super::store::Mend;
 use super::super::store::doctor;
@@ -101,7 +102,8 @@ pub fn doctor(state: &Path, mend: Mend, tuning: &Tuning) -> Result<Examined> {
     for row in model.set_aside() {
         add(TroubleKind::SetAside, &format!("{} {:?}", row.table, row.name), row.reason.clone());
     }
-    for row in model.pending() {
+    // That a disposable runs is no trouble.
+    for row in model.pending().filter(|row| row.kind != PendingKind::Run) {
         let (kind, phase) = row.kind.words();
         let phase = phase.map(|phase| format!(", {phase}")).unwrap_or_default();
         add(
