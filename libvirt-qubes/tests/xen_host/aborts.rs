@@ -14,7 +14,7 @@ use crate::dom0::{Dom0, linux, loops, says, tiny, xl_list};
 async fn a_build_cancelled_at_any_moment_leaves_nothing() {
     let dom0 = Dom0::open().await;
     let mut cancelled = 0;
-    for (round, delay) in [0, 20, 60, 100, 150, 200, 300, 450, 600, 800, 1000, 1300].into_iter().enumerate() {
+    for (round, delay) in [0, 60, 150, 300, 450, 600, 800, 1000].into_iter().enumerate() {
         let mut spec = linux(dom0.dir.path(), &format!("cut-{round}"), VirtMode::Pv);
         for vdev in ["xvdb", "xvdc", "xvdd"] {
             spec.disks.push(dom0.disk(vdev, Access::ReadWrite));
@@ -39,14 +39,14 @@ async fn a_build_cancelled_at_any_moment_leaves_nothing() {
                 cancelled += 1;
             }
         }
-        assert!(xl_list().is_empty(), "{:?}", xl_list());
-        assert_eq!(loops(), Vec::<String>::new());
+        // A domain that was left has nodes.
         dom0.assert_clean();
         for disk in &spec.disks {
             std::fs::remove_file(&disk.path).unwrap();
         }
     }
-    assert!(cancelled >= 6, "too few builds were slow enough to be cancelled: {cancelled}");
+    assert!(cancelled >= 4, "too few builds were slow enough to be cancelled: {cancelled}");
+    assert!(xl_list().is_empty() && loops().is_empty(), "{:?} {:?}", xl_list(), loops());
     dom0.close().await;
 }
 

@@ -20,7 +20,7 @@ const SCRIPT: &str = include_str!("run-tests");
 const TEST_LIMIT: Duration = Duration::from_mins(10);
 /// For a suite that hangs; it takes less than half of that on an idle machine.
 const SUITE_LIMIT: Duration = Duration::from_mins(50);
-/// Begins the names of tests that are not run unless a word means them: they take longer than all the others together.
+/// Begins the names of tests that are not run unless a word means them: together they take longer than all the others.
 const WHEN_NAMED: &str = "whole::";
 /// A test is tried so often, each time after a new boot.
 const ROUNDS: usize = 3;
