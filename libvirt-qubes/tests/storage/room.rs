@@ -140,6 +140,8 @@ fn loses_nothing_when_it_is_full(full: &Mounted, driver: &ImageDriver) {
     assert_eq!(error.kind(), Kind::NoSpace, "{}", error.report());
     drop(import);
     assert_eq!(dateless(&folder), before);
+    // What was removed is free when the file system has come to it.
+    rustix::fs::syncfs(File::open(&folder).unwrap()).unwrap();
     let path = start(driver, &id, &spec);
     let dirty = File::options().write(true).open(&path).unwrap();
     dirty.write_all_at(b"two", 0).unwrap();
