@@ -478,10 +478,13 @@ fn a_daemon_that_ends_before_it_answers_is_no_refusal() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("socket");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let path = socket.clone();
     let daemon = std::thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
         // All of the request: else the client sees a connection that was reset.
         std::io::copy(&mut client, &mut std::io::sink()).unwrap();
+        // A child that another test has just forked may still hold the listener.
+        fs::remove_file(path).unwrap();
         drop(listener);
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_mgmt"));
