@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use libvirt_qubes::Kind;
 use libvirt_qubes::hypervisor::Hypervisor;
@@ -16,7 +17,7 @@ use libvirt_qubes::storage::{DriverKind, Limits, Tuning};
 use crate::kernel_model::ModelOfKernel;
 
 async fn host(dir: &Path, world: &World, kernel: &Arc<ModelOfKernel>) -> Arc<Host> {
-    let config = HostConfig {
+    let config = || HostConfig {
         state: dir.join("state"),
         storage_dir: dir.join("pool"),
         operations_per_vm: 16,
@@ -28,7 +29,13 @@ async fn host(dir: &Path, world: &World, kernel: &Arc<ModelOfKernel>) -> Arc<Hos
     let sim = async || -> libvirt_qubes::Result<Arc<dyn Hypervisor>> {
         Ok(Arc::new(SimHypervisor::open(world.clone(), SimConfig::default()).await?) as Arc<dyn Hypervisor>)
     };
-    Host::open(config, sim).await.unwrap()
+    loop {
+        match Host::open(config(), sim).await {
+            // The lock of an earlier one: a child that another test has just forked still holds it.
+            Err(e) if e.kind() == Kind::Busy => tokio::time::sleep(Duration::from_millis(10)).await,
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn work() -> VmName {
