@@ -149,7 +149,11 @@ fn what_is_known_is_read_while_lvm_hangs_and_own_changes_are_in_it() {
     });
     assert!(read(&hanging, &driver, &b, &origin).0.dirty);
 
-    // What asks behind the readers may hang as well; then it tells what only LVM knows.
+    // What asks behind the readers may hang as well; then it tells what only LVM knows. The change from nothing to what the
+    // model's copies have filled is told before.
+    while read(&hanging, &driver, &a, &origin).0.usage.get() == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     hanging.at("lvs");
     let before = read(&hanging, &driver, &a, &origin).0.usage;
     hanging.wait_until_it_hangs();
