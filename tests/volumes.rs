@@ -542,3 +542,67 @@ fn an_import_whose_data_is_whole_runs_on_after_the_deployed_clients_close() {
     until("nothing is left", || left_over(&daemon).is_empty());
     assert_eq!(content(&daemon, "work"), [50; 512]);
 }
+
+#[test]
+fn what_is_kept_of_a_volume_is_what_held_when_its_run_began() {
+    let mut daemon = scene(Start::new());
+    let kept = |daemon: &Daemon| -> Vec<String> {
+        call(daemon, "ListSnapshots", "work", b"").lines().map(str::to_owned).collect()
+    };
+    let kill = |daemon: &Daemon| assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    call(&daemon, "Set.revisions_to_keep", "work", b"3");
+    for data in 1..=4 {
+        import(&daemon, "work", &[data; 512]);
+    }
+    assert_eq!(kept(&daemon).len(), 3);
+    // Less, and none at all, however the run comes to its end.
+    for end in ["kill", "kill after a restart", "power cut"] {
+        call(&daemon, "Set.revisions_to_keep", "work", b"3");
+        start(&daemon, "work");
+        call(&daemon, "Set.revisions_to_keep", "work", b"0");
+        daemon = match end {
+            "kill" => daemon,
+            "kill after a restart" => daemon.kill_and_restart(),
+            _ => {
+                let (domains, folder) = (daemon.state().join("sim"), pool(&daemon).join("appvms/work"));
+                daemon.kill_and(|| {
+                    std::fs::remove_dir_all(domains).unwrap();
+                    std::fs::write(folder.join("private-dirty.img"), [9; 512]).unwrap();
+                })
+            }
+        };
+        if end != "power cut" {
+            kill(&daemon);
+        }
+        let listed = kept(&daemon);
+        assert_eq!(listed.len(), 3, "{end}: {listed:?}");
+    }
+    // More.
+    call(&daemon, "Set.revisions_to_keep", "work", b"1");
+    start(&daemon, "work");
+    call(&daemon, "Set.revisions_to_keep", "work", b"3");
+    kill(&daemon);
+    assert_eq!(kept(&daemon).len(), 1);
+    // From the next start on.
+    start(&daemon, "work");
+    kill(&daemon);
+    assert_eq!(kept(&daemon).len(), 2);
+}
+
+#[test]
+fn what_is_kept_in_a_pool_is_what_held_when_a_run_began() {
+    let daemon = scene(Start::new());
+    let set =
+        |number: &[u8]| daemon.call("mgmt.pool.Set.revisions_to_keep", "dom0", "varlibqubes", number).ok();
+    set(b"3");
+    for data in 1..=4 {
+        import(&daemon, "work", &[data; 512]);
+    }
+    start(&daemon, "work");
+    set(b"-1");
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    assert_eq!(call(&daemon, "ListSnapshots", "work", b"").lines().count(), 3);
+    start(&daemon, "work");
+    assert_eq!(daemon.call("mgmt.vm.Kill", "work", "", b"").ok(), "");
+    assert_eq!(call(&daemon, "ListSnapshots", "work", b""), "");
+}

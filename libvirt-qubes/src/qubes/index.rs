@@ -44,7 +44,7 @@ pub(super) struct Indexes {
     referrers: imbl::HashMap<Uuid, imbl::OrdSet<Referrer>>,
     labelled: imbl::HashMap<LabelIndex, imbl::OrdSet<Uuid>>,
     pool_positions: imbl::HashMap<PoolName, u32>,
-    /// Every volume of a VM by its pool, kernels too.
+    /// Every volume of a VM by its pool, kernels too, and those that were started in it.
     pool_users: imbl::HashMap<PoolName, imbl::OrdSet<(Uuid, VolumeName)>>,
     /// What lies in a pool under which name.
     vids: imbl::HashMap<PoolName, imbl::OrdMap<Arc<str>, Occupant>>,
@@ -137,6 +137,9 @@ impl Indexes {
         if let Some(expire) = vm.firewall.next_expiry() {
             self.expiring.insert((expire, vm.uuid));
         }
+        for (volume, pool) in vm.started.keys() {
+            add(&mut self.pool_users, pool.clone(), (vm.uuid, volume.clone()));
+        }
         for volume in &vm.volumes {
             add(&mut self.pool_users, volume.pool.clone(), (vm.uuid, volume.name.clone()));
             if let Some(vid) = &volume.vid {
@@ -163,6 +166,9 @@ impl Indexes {
         }
         for property in follows(vm) {
             drop_from(&mut self.following, &property, &vm.uuid);
+        }
+        for (volume, pool) in vm.started.keys() {
+            drop_from(&mut self.pool_users, pool, &(vm.uuid, volume.clone()));
         }
         for volume in &vm.volumes {
             drop_from(&mut self.pool_users, &volume.pool, &(vm.uuid, volume.name.clone()));

@@ -11,6 +11,7 @@
 //!   functions of a snapshot.
 
 pub mod assignment;
+pub mod at_start;
 mod block;
 mod chain;
 pub mod class;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use super::at_start;
 use super::class::VmClass;
 use super::diff::Diff;
 use super::host::Host;
@@ -47,6 +48,7 @@ pub(super) async fn recover(host: &Arc<Host>) -> Result<()> {
     for domain in &domains {
         if let Some(vm) = seen.model.vm(domain.uuid) {
             adopt(host, vm, domain).await;
+            note_start_of_adopted(host, vm).await;
             note_run_of_adopted(host, vm).await;
         }
     }
@@ -117,6 +119,22 @@ async fn interrupted_start(host: &Arc<Host>, row: &Arc<Pending>, phase: StartPha
             tracing::info!(vm = %row.vm.name, ?phase, "an interrupted start was settled");
             finish(host, row).await;
         }
+    }
+}
+
+/// What held for the volumes of a VM that an older release started is not known: what holds now does.
+async fn note_start_of_adopted(host: &Arc<Host>, vm: &Arc<Vm>) {
+    if !vm.class.has_lifecycle() || !vm.started.is_empty() {
+        return;
+    }
+    let uuid = vm.uuid;
+    let noted = move |seen: &Snapshot| {
+        let vm = seen.model.find_uuid(uuid)?;
+        let started = at_start::with(&vm.started, &at_start::to_end(seen, vm));
+        Ok(Diff::new(()).write(Write::SetStarted(uuid, started)))
+    };
+    if let Err(error) = host.committer.commit(noted).await {
+        tracing::error!(vm = %vm.name, error = error.report(), "it is not noted how its volumes are to be ended");
     }
 }
 
@@ -241,28 +259,30 @@ async fn rest(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
     let seen: Arc<Snapshot> = host.snapshot();
     // A crash may have come between a change of a size on disk and in the model: that leaves a row.
     let was_changed = seen.model.pending().any(|row| is_import_of(row, vm.uuid));
-    for volume in &vm.volumes {
-        if volumes::is_nothing(&seen, vm, volume) {
-            continue;
-        }
-        let placed = volumes::place_to_end(&seen, vm, volume);
+    let mut ended = Vec::new();
+    for placed in at_start::to_end(&seen, vm) {
+        let volume = &placed.id.volume;
         match host.storage.recover(&placed).await {
             Ok(found) => {
                 if found != Recovered::Clean {
-                    tracing::info!(vm = %vm.name, volume = %volume.name, ?found, "volume recovered");
+                    tracing::info!(vm = %vm.name, %volume, ?found, "volume recovered");
                 }
-                if found != Recovered::Clean || was_changed {
-                    host.note_size(vm, volume, &placed).await;
+                if let Some(config) = vm.volume(volume.as_str())
+                    && (found != Recovered::Clean || was_changed)
+                {
+                    host.note_size(vm, config, &placed).await;
                 }
+                ended.push(placed);
             }
             Err(error) => {
                 if !host.waiting.has_vm(vm.uuid) {
-                    tracing::error!(vm = %vm.name, volume = %volume.name, error = error.report(), "volume not recovered");
+                    tracing::error!(vm = %vm.name, %volume, error = error.report(), "volume not recovered");
                 }
                 again |= Again::after(&error) == Again::Soon;
             }
         }
     }
+    host.note_ended(vm, ended).await;
     again
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::at_start;
 use super::class::VmClass;
 use super::diff::Diff;
 use super::event::{EventKind, ModelEvent};
@@ -188,7 +189,7 @@ impl Host {
     ) -> Result<(), HostError> {
         let uuid = vm.uuid;
         let boots_without_kernel = self.hypervisor.boots_without_kernel();
-        let (pending, plan) = self
+        let (pending, plan, noted) = self
             .committer
             .commit(move |seen| {
                 let vm = seen.model.find_uuid(uuid)?;
@@ -200,7 +201,9 @@ impl Host {
                     vm: Reserved::of(vm),
                     volumes: Vec::new(),
                 };
-                let mut diff = Diff::new((id, plan));
+                let noted = vm.started.clone();
+                let started = at_start::with(&noted, plan.volumes());
+                let mut diff = Diff::new((id, plan, noted)).write(Write::SetStarted(uuid, started));
                 // The row of an earlier Start that ended while the store could not be written.
                 if let Some(stale) = seen.model.pending_start_of(uuid) {
                     diff = diff.write(Write::FinishPending(stale.id));
@@ -221,10 +224,15 @@ impl Host {
         let ended = execute(steps, Arc::clone(&context), cancel.clone()).await;
         let domid = context.domid();
         let runs = ended.is_ok();
+        // What could not be undone ends by what was noted of it.
+        let back = ended.as_ref().is_err_and(|failed| failed.not_undone.is_empty()).then_some(noted);
         let finished = self
             .committer
             .commit(move |seen| {
-                let diff = Diff::new(()).write(Write::FinishPending(pending)).frees_space();
+                let mut diff = Diff::new(()).write(Write::FinishPending(pending)).frees_space();
+                if let Some(noted) = &back {
+                    diff = diff.write(Write::SetStarted(uuid, noted.clone()));
+                }
                 Ok(if runs { note_run(diff, seen, uuid) } else { diff })
             })
             .await;

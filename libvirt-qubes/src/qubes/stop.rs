@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+use super::at_start;
 use super::class::VmClass;
 use super::event::{EventKind, Force, ModelEvent};
 use super::host::Host;
@@ -17,7 +18,6 @@ use super::property::Property;
 use super::refusal::{HostError, Refusal, Verb};
 use super::snapshot::{Run, RunState, Snapshot};
 use super::vm::Vm;
-use super::volumes;
 use super::waiting::Again;
 use crate::error::Kind;
 use crate::hypervisor::{DomainChange, DomainEvent, DomainState, HypervisorEvent, ShutdownReason};
@@ -203,21 +203,22 @@ impl Host {
 
     /// Commits or discards what a run wrote.
     async fn stop_volumes(&self, seen: &Snapshot, vm: &Arc<Vm>) {
-        for volume in &vm.volumes {
-            if volumes::is_nothing(seen, vm, volume) {
-                continue;
-            }
-            let placed = volumes::place_to_end(seen, vm, volume);
-            if let Err(error) = self.storage.stop(&placed, Ending::Ran).await {
-                tracing::error!(
-                    vm = %vm.name, volume = %volume.name, error = error.report(),
-                    "volume stays dirty: the next start goes on with what it holds"
-                );
-                if Again::after(&error) == Again::Soon {
-                    self.waiting.add_vm(vm.uuid);
+        let mut ended = Vec::new();
+        for volume in at_start::to_end(seen, vm) {
+            match self.storage.stop(&volume, Ending::Ran).await {
+                Ok(()) => ended.push(volume),
+                Err(error) => {
+                    tracing::error!(
+                        vm = %vm.name, volume = %volume.id.volume, error = error.report(),
+                        "volume stays dirty: the next start goes on with what it holds"
+                    );
+                    if Again::after(&error) == Again::Soon {
+                        self.waiting.add_vm(vm.uuid);
+                    }
                 }
             }
         }
+        self.note_ended(vm, ended).await;
     }
 
     fn set_run_state(&self, uuid: Uuid, domid: DomId, state: RunState) {

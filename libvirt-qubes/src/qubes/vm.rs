@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::assignment::{AssignedDevice, Assignment};
+use super::at_start::Started;
 use super::class::VmClass;
 use super::firewall::Firewall;
 use super::ids::{Dispid, FeatureName, FeatureValue, LabelIndex, Qid, Tag};
@@ -13,7 +14,7 @@ use super::notes::Notes;
 use super::property::Property;
 use super::value::Value;
 use super::volume::VolumeConfig;
-use crate::ids::VmName;
+use crate::ids::{PoolName, VmName};
 
 /// A VM with everything that was set explicitly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Vm {
     pub firewall: Firewall,
     /// Its notes.
     pub notes: Notes,
+    /// What held for its volumes when they were started; those that are at rest are not in here.
+    pub started: Started,
 }
 
 /// A feature's value, and when it came relative to the VM's others: they are listed in that order.
@@ -60,6 +63,11 @@ impl Vm {
     /// A volume by name.
     pub fn volume(&self, name: &str) -> Option<&Arc<VolumeConfig>> {
         self.volumes.iter().find(|volume| volume.name.as_str() == name)
+    }
+
+    /// The pools that it has something in, kernels too; some more than once.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolName> {
+        self.volumes.iter().map(|volume| &volume.pool).chain(self.started.keys().map(|(_, pool)| pool))
     }
 
     /// The own value of a feature.

@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::class::VolumeKind;
+use super::at_start;
 use super::host::Host;
 use super::ids::PendingId;
 use super::operation::OperationKind;
 use super::pending::{Pending, VolumeProgress};
 use super::pool::Pool;
+use super::pools;
 use super::recovery;
 use super::snapshot::Snapshot;
-use super::{pools, volumes};
 use crate::error::{Error, Kind};
 use crate::ids::{PoolName, VmName};
+use crate::storage::VolumeKind;
 
 /// All that waits.
 #[derive(Debug, Default)]
@@ -279,8 +280,10 @@ fn pools_of_row(row: &Pending) -> Vec<PoolName> {
 /// The pools that a VM's own volumes lie in.
 fn pools_of(seen: &Snapshot, vm: Uuid) -> Vec<PoolName> {
     let Some(vm) = seen.model.vm(vm) else { return Vec::new() };
-    let own = vm.volumes.iter().filter(|volume| volume.kind != VolumeKind::Kernel);
-    own.filter_map(|volume| Some(volumes::place(seen, vm, volume).ok()?.pool)).collect()
+    let own = at_start::to_end(seen, vm).into_iter();
+    own.filter(|volume| !matches!(volume.spec.kind, VolumeKind::Kernel { .. }))
+        .map(|volume| volume.pool)
+        .collect()
 }
 
 #[cfg(test)]

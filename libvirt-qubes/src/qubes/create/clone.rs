@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::super::at_start::Started;
 use super::super::diff::{Diff, Refused};
 use super::super::ids::{Dispid, FeatureName, Tag};
 use super::super::notes::Notes;
@@ -61,6 +62,7 @@ pub fn begin(snapshot: &Snapshot, new: &NewClone) -> Result<Diff<Plan>, Refused>
         assignments,
         firewall: _,
         notes,
+        started: _,
     } = Vm::clone(original);
     if let Notes::Damaged(reason) = &notes {
         return Err(Refusal::NotesDamaged { reason: reason.to_string() }.into());
@@ -79,6 +81,7 @@ pub fn begin(snapshot: &Snapshot, new: &NewClone) -> Result<Diff<Plan>, Refused>
         assignments,
         firewall: rules_of(original)?,
         notes,
+        started: Started::new(),
     };
     if original.dispid().is_some() {
         let dispid = disposable::number(snapshot, new.uuid, &new.rested, |_| true)?;

@@ -130,6 +130,7 @@ pub(super) fn take_over(vm: &mut Vm, base: &Vm) -> Result<(), Refusal> {
         assignments: _,
         firewall: _,
         notes: _,
+        started: _,
     } = base;
     for (property, value) in properties {
         if property.row().clone == CloneRule::Copied && property.applies_to(vm.class) {

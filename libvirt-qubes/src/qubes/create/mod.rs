@@ -13,6 +13,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use self::place::Placing;
+use super::at_start::Started;
 use super::class::{TemplateRule, VmClass};
 use super::diff::{Diff, Refused};
 use super::event::{EventKind, ModelEvent};
@@ -146,6 +147,7 @@ fn planned(
         assignments: Arc::default(),
         firewall: Firewall::default(),
         notes: Notes::default(),
+        started: Started::new(),
     };
     if let Some(template) = template {
         vm.properties.insert(Property::Template, Value::Vm(Some(template.uuid)));

@@ -5,6 +5,7 @@ use rusqlite::types::{ToSqlOutput, Value as SqlValue};
 use super::super::pending::VolumeProgress;
 use super::super::value::{Type, Value};
 use crate::config::Access;
+use crate::storage::Sharing;
 
 /// A number as SQLite keeps it.
 pub(in super::super) fn integer(number: u64) -> rusqlite::Result<i64> {
@@ -53,6 +54,17 @@ pub(in super::super) const fn access_word(access: Access) -> &'static str {
 
 pub(super) fn access_of_word(word: &str) -> Option<Access> {
     [Access::ReadOnly, Access::ReadWrite].into_iter().find(|access| access_word(*access) == word)
+}
+
+pub(in super::super) const fn sharing_word(sharing: Sharing) -> &'static str {
+    match sharing {
+        Sharing::Private => "private",
+        Sharing::Source => "source",
+    }
+}
+
+pub(super) fn sharing_of_word(word: &str) -> Option<Sharing> {
+    [Sharing::Private, Sharing::Source].into_iter().find(|sharing| sharing_word(*sharing) == word)
 }
 
 pub(in super::super) const fn progress_word(progress: VolumeProgress) -> &'static str {

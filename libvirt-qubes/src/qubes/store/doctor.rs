@@ -126,6 +126,10 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("DELETE FROM firewall_rule WHERE vm NOT IN (SELECT uuid FROM vm)", "firewall rules of no VM: removed"),
     ("DELETE FROM firewall WHERE vm NOT IN (SELECT uuid FROM vm)", "firewall lists of no VM: removed"),
     ("DELETE FROM notes WHERE vm NOT IN (SELECT uuid FROM vm)", "notes of no VM: removed"),
+    (
+        "DELETE FROM started_volume WHERE vm NOT IN (SELECT uuid FROM vm)",
+        "started volumes of no VM: forgotten; what is on disk stays",
+    ),
     ("DELETE FROM pool_option WHERE pool NOT IN (SELECT name FROM pool)", "options of no pool: removed"),
     (
         "DELETE FROM assignment_option WHERE assignment NOT IN (SELECT id FROM assignment)",

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::super::at_start::Started;
 use super::super::class::VmClass;
 use super::super::firewall::Firewall;
 use super::super::global::Global;
@@ -65,6 +66,7 @@ pub(in super::super) fn dom0(label: LabelIndex) -> Vm {
         assignments: Arc::default(),
         firewall: Firewall::default(),
         notes: Notes::default(),
+        started: Started::new(),
     }
 }
 

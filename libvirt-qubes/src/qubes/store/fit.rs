@@ -73,7 +73,7 @@ pub(super) fn fitting(model: Model) -> Model {
                 dispid: vm.dispid().map(|dispid| i64::from(dispid.get())),
                 label: Some(vm.label),
                 volumes: vm.volumes.iter().filter_map(|v| Some((v.pool.clone(), v.vid.clone()?))).collect(),
-                pools: vm.volumes.iter().map(|v| v.pool.clone()).collect(),
+                pools: vm.pools().cloned().collect(),
                 references: vm
                     .properties
                     .iter()

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::super::assignment::{AssignedDevice, Assignment, AssignmentMode};
+use super::super::at_start::{AtStart, Started};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::firewall::Firewall;
 use super::super::global::{Global, GlobalKind};
@@ -25,12 +26,15 @@ use super::super::value::{Type, Value};
 use super::super::vm::{Feature, Vm};
 use super::super::volume::VolumeConfig;
 use super::super::write;
-use super::columns::{access_of_word, progress_of_word, value_of_text};
+use super::columns::{access_of_word, progress_of_word, sharing_of_word, value_of_text};
 use super::error::AtStore;
-use super::rows::{AssignmentRow, GlobalRow, PendingRow, PendingVolumeRow, Rows, VmRow, VolumeRow};
+use super::rows::{
+    AssignmentRow, GlobalRow, PendingRow, PendingVolumeRow, Rows, StartedRow, VmRow, VolumeRow,
+};
 use super::{fit, orphans};
 use crate::error::Result;
-use crate::ids::{ByteSize, PoolName};
+use crate::ids::{ByteSize, PoolName, VolumeName};
+use crate::storage::RevisionsToKeep;
 
 /// A row of `vm_property` with this name is no property: it says why the VM was set aside when it was imported.
 pub(super) const SET_ASIDE: &str = "!";
@@ -202,7 +206,9 @@ impl Loading {
     /// What a VM's row keeps from others, should it be bad.
     fn reserved(&self, rows: &Rows, row: &VmRow) -> SetAside {
         let volumes = rows.volumes.get(&row.uuid).into_iter().flatten();
-        let pools = volumes.clone().filter_map(|volume| volume.pool.parse().ok()).collect();
+        let started = rows.started.get(&row.uuid).into_iter().flatten();
+        let pools = volumes.clone().map(|volume| &volume.pool).chain(started.map(|started| &started.pool));
+        let pools = pools.filter_map(|pool| pool.parse().ok()).collect();
         let references = rows.references.get(&row.uuid).into_iter().flatten();
         let references = references.filter_map(|(name, target)| {
             Some((canonical_uuid(target.as_deref()?).ok()?, Reference::Property(name.clone())))
@@ -276,6 +282,7 @@ impl Loading {
             assignments: Arc::default(),
             firewall: Firewall::default(),
             notes: Notes::default(),
+            started: Started::new(),
         };
         let admin = (uuid == Vm::DOM0, vm.qid == Qid::DOM0, vm.name.is_dom0(), class == VmClass::AdminVm);
         if !matches!(admin, (true, true, true, true) | (false, false, false, false)) {
@@ -335,6 +342,14 @@ impl Loading {
         vm.firewall = firewall(rows, row, class);
         if let Some(text) = rows.notes.remove(&row.uuid).and_then(|mut texts| texts.pop()) {
             vm.notes = Notes::stored(&text);
+        }
+        for started in rows.started.remove(&row.uuid).unwrap_or_default() {
+            match self.started(&started) {
+                Ok((place, at_start)) => drop(vm.started.insert(place, at_start)),
+                Err(reason) => {
+                    bad("started_volume", format!("started volume {:?}: {reason}", started.volume))?
+                }
+            }
         }
         Ok(vm)
     }
@@ -402,6 +417,18 @@ impl Loading {
             last_snapshot: u64::try_from(row.last_snapshot)
                 .map_err(|_| "negative number of its snapshots")?,
         })
+    }
+
+    fn started(&self, row: &StartedRow) -> std::result::Result<((VolumeName, PoolName), AtStart), Bad> {
+        let at_start = AtStart {
+            revisions_to_keep: RevisionsToKeep::try_from(row.revisions_to_keep)
+                .map_err(|error| error.to_string())?,
+            access: access_of_word(&row.access).ok_or_else(|| format!("access {:?}", row.access))?,
+            sharing: sharing_of_word(&row.sharing).ok_or_else(|| format!("sharing {:?}", row.sharing))?,
+            ephemeral: row.ephemeral != 0,
+        };
+        let volume = row.volume.parse().map_err(|error| format!("{error}"))?;
+        Ok(((volume, self.known.pool(&row.pool)?), at_start))
     }
 
     fn global(&mut self, row: &GlobalRow) {

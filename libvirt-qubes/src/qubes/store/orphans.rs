@@ -34,6 +34,11 @@ pub(super) fn find(rows: &Rows) -> Vec<SetAside> {
             row.pools = volumes.iter().filter_map(|v| v.pool.parse().ok()).collect();
         });
     }
+    for (vm, started) in of_nobody(&rows.started, &vms) {
+        add("started_volume", vm, &|row| {
+            row.pools = started.iter().filter_map(|v| v.pool.parse().ok()).collect()
+        });
+    }
     for (vm, references) in of_nobody(&rows.references, &vms) {
         add("vm_reference", vm, &|row| {
             let targets = references.iter().filter_map(|(name, target)| {

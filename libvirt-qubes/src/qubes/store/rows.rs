@@ -28,6 +28,16 @@ pub(super) struct VolumeRow {
     pub last_snapshot: i64,
 }
 
+/// A row of `started_volume`.
+pub(super) struct StartedRow {
+    pub volume: String,
+    pub pool: String,
+    pub revisions_to_keep: i64,
+    pub access: String,
+    pub sharing: String,
+    pub ephemeral: i64,
+}
+
 /// A row of `global`.
 pub(super) struct GlobalRow {
     pub name: String,
@@ -86,6 +96,7 @@ pub(super) struct Rows {
     /// Id, place and text of each rule, in order.
     pub rules: OfVm<(i64, i64, String)>,
     pub notes: OfVm<String>,
+    pub started: OfVm<StartedRow>,
     pub globals: Vec<GlobalRow>,
     pub pending: Vec<PendingRow>,
     pub pending_volumes: Vec<(i64, PendingVolumeRow)>,
@@ -203,6 +214,20 @@ impl Rows {
                 |r| Ok((r.get(1)?, r.get(2)?, text(r, 3)?)),
             )?,
             notes: of_vm(db, "SELECT vm, text FROM notes", |r| text(r, 1))?,
+            started: of_vm(
+                db,
+                "SELECT vm, volume, pool, revisions_to_keep, access, sharing, ephemeral FROM started_volume",
+                |r| {
+                    Ok(StartedRow {
+                        volume: text(r, 1)?,
+                        pool: text(r, 2)?,
+                        revisions_to_keep: r.get(3)?,
+                        access: text(r, 4)?,
+                        sharing: text(r, 5)?,
+                        ephemeral: r.get(6)?,
+                    })
+                },
+            )?,
             globals: all(db, "SELECT name, value, vm, pool FROM global", |r| {
                 Ok(GlobalRow {
                     name: text(r, 0)?,

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::super::assignment::{AssignedDevice, AssignmentMode};
+use super::super::at_start::{AtStart, Started};
 use super::super::class::{VmClass, VolumeKind};
 use super::super::global::Global;
 use super::super::ids::Dispid;
@@ -15,6 +16,7 @@ use super::super::{create, pool};
 use super::*;
 use crate::config::Access;
 use crate::ids::{ByteSize, PoolName};
+use crate::storage::{RevisionsToKeep, Sharing};
 
 fn edit(dir: &Path, sql: &str) {
     let db = Connection::open(dir.join("state.db")).unwrap();
@@ -160,6 +162,7 @@ fn of_version(version: usize) -> tempfile::TempDir {
         include_str!("v4_content.sql"),
         include_str!("v5_content.sql"),
         include_str!("v6_content.sql"),
+        include_str!("v7_content.sql"),
     ];
     assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
     let dir = tempfile::tempdir().unwrap();
@@ -221,6 +224,15 @@ fn a_state_of_every_version_keeps_its_rows_on_the_way_to_this_one() {
         let notes = if version >= 3 { "two\nlines, größer" } else { "" };
         let notes = NotesText::sanitised(notes.as_bytes()).unwrap();
         assert_eq!(model.vm_named("debian").unwrap().notes, Notes::Text(notes), "{version}");
+        let started = |volume: &str, keep, access, sharing, ephemeral| {
+            let at_start = AtStart { revisions_to_keep: keep, access, sharing, ephemeral };
+            ((volume.parse().unwrap(), "varlibqubes".parse().unwrap()), at_start)
+        };
+        let noted = Started::from([
+            started("root", RevisionsToKeep::Newest(2), Access::ReadWrite, Sharing::Private, false),
+            started("volatile", RevisionsToKeep::Disabled, Access::ReadOnly, Sharing::Source, true),
+        ]);
+        assert_eq!(sys_net.started, if version >= 7 { noted } else { Started::new() }, "{version}");
     }
 }
 

@@ -10,6 +10,7 @@ mod notes;
 mod pending;
 mod pool;
 mod property;
+mod started;
 mod vm;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::assignment::{AssignedDevice, Assignment};
+use super::at_start::Started;
 use super::firewall::{Entry, Firewall, RuleId};
 use super::global::Global;
 use super::ids::{FeatureName, FeatureValue, LabelIndex, PendingId, Tag};
@@ -66,6 +68,8 @@ pub enum Write {
     RemoveRules(Uuid, Vec<RuleId>),
     /// Gives a VM other notes (empty: none).
     SetNotes(Uuid, NotesText),
+    /// Notes other volumes of a VM as started.
+    SetStarted(Uuid, Started),
     /// Sets a global property (`None`: back to the default).
     SetGlobal(Global, Option<Value>),
     /// Adds a label.
@@ -110,6 +114,7 @@ impl Write {
             Self::InsertRule(vm, entry) => firewall::insert(model, *vm, entry),
             Self::RemoveRules(vm, ids) => firewall::remove(model, *vm, ids),
             Self::SetNotes(vm, text) => notes::set(model, *vm, text),
+            Self::SetStarted(vm, volumes) => started::set(model, *vm, volumes),
             Self::SetGlobal(global, value) => property::set_global(model, *global, value.as_ref()),
             Self::AddLabel(label) => label::add(model, label),
             Self::RemoveLabel(index) => label::remove(model, *index),
@@ -142,6 +147,7 @@ impl Write {
             Self::InsertRule(vm, entry) => firewall::store_rule(db, *vm, entry),
             Self::RemoveRules(vm, ids) => firewall::delete(db, *vm, ids),
             Self::SetNotes(vm, text) => notes::store(db, *vm, text),
+            Self::SetStarted(vm, volumes) => started::store(db, *vm, volumes),
             Self::SetGlobal(global, value) => property::store_global(db, *global, value.as_ref()),
             Self::AddLabel(label) => label::insert(db, label),
             Self::RemoveLabel(index) => label::delete(db, *index),
@@ -174,6 +180,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::assignment::AssignmentMode;
+    use super::super::at_start::AtStart;
     use super::super::class::{VmClass, VolumeKind};
     use super::super::create;
     use super::super::ids::{Dispid, Qid};
@@ -183,6 +190,7 @@ mod tests {
     use super::*;
     use crate::config::Access;
     use crate::ids::ByteSize;
+    use crate::storage::Sharing;
 
     fn vm(
         state: &super::super::snapshot::Snapshot,
@@ -278,6 +286,18 @@ mod tests {
             Write::InsertRule(a, Entry { id: RuleId::new(id).unwrap(), rule, position })
         };
         let notes = |text: &str| Write::SetNotes(a, NotesText::sanitised(text.as_bytes()).unwrap());
+        let started = |volumes: &[(&str, &str, i64)]| {
+            let volumes = volumes.iter().map(|(volume, pool, keep)| {
+                let at_start = AtStart {
+                    revisions_to_keep: (*keep).try_into().unwrap(),
+                    access: Access::ReadOnly,
+                    sharing: Sharing::Source,
+                    ephemeral: *keep == 2,
+                };
+                ((name(volume), pool.parse().unwrap()), at_start)
+            });
+            Write::SetStarted(a, volumes.collect())
+        };
         let tag = |tag: &str| tag.parse::<Tag>().unwrap();
         let device = |backend, port: &str| AssignedDevice {
             class: "block".parse().unwrap(),
@@ -340,6 +360,9 @@ mod tests {
             notes("other"),
             notes(""),
             notes("again"),
+            started(&[("root", "varlibqubes", -1), ("root", "fast", 3)]),
+            started(&[("root", "fast", 2), ("private", "fast", 2)]),
+            started(&[]),
             Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(Some(d)))),
             Write::SetGlobal(Global::DefaultTemplate, Some(Value::Vm(None))),
             Write::SetGlobal(Global::DefaultPoolRoot, Some(Value::Pool("fast".parse().unwrap()))),

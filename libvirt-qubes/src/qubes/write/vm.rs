@@ -10,7 +10,7 @@ use super::super::model::{Inconsistent, Model};
 use super::super::store::columns::{access_word, integer};
 use super::super::vm::{Feature, Vm};
 use super::super::volume::VolumeConfig;
-use super::{assignment, firewall, notes, one, property, unless};
+use super::{assignment, firewall, notes, one, property, started, unless};
 use crate::ids::VolumeName;
 
 pub(super) fn add(model: &mut Model, vm: &Arc<Vm>) -> Result<(), Inconsistent> {
@@ -47,6 +47,7 @@ pub(super) fn insert(db: &Connection, vm: &Vm) -> rusqlite::Result<()> {
     for (device, how) in &*vm.assignments {
         assignment::store(db, vm.uuid, device, how)?;
     }
+    started::store(db, vm.uuid, &vm.started)?;
     firewall::store(db, vm.uuid, &vm.firewall)?;
     notes::insert(db, vm.uuid, &vm.notes)
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::super::super::at_start::Started;
 use super::super::super::class::VmClass;
 use super::super::super::firewall::Firewall;
 use super::super::super::ids::LabelIndex;
@@ -88,6 +89,7 @@ impl Resolving<'_> {
             assignments: Arc::default(),
             firewall: Firewall::default(),
             notes: Notes::default(),
+            started: Started::new(),
         };
         if identity.class.is_none() {
             return vm;
