@@ -510,3 +510,41 @@ fn a_volatile_volume_does_not_get_a_size_that_no_file_can_have() {
     driver.resize(&id, &spec, ByteSize::bytes(1 << 40)).unwrap();
     assert_eq!(names(&ext4.path().join("pool/appvms")), Vec::<String>::new());
 }
+
+#[test]
+fn a_source_that_is_written_in_place_or_grown_is_another_state() {
+    let (dir, driver) = file_pool();
+    is_another_state_once_written_or_grown(&driver, &dir.path().join("pool"));
+    let test = "a_source_that_is_written_in_place_or_grown_is_another_state";
+    if let Some((xfs, driver)) = reflink_pool(test) {
+        is_another_state_once_written_or_grown(&driver, &xfs.path().join("pool"));
+    }
+}
+
+fn is_another_state_once_written_or_grown(driver: &ImageDriver, pool: &Path) {
+    let (template, in_place) = ("vm-templates/base/root".parse().unwrap(), spec(-1, Sharing::Source));
+    driver.create(&template, &in_place).unwrap();
+    let root = VolumeSpec { kind: VolumeKind::Snapshot { source: template.clone() }, ..in_place.clone() };
+    let work: VolumeId = "appvms/work/root".parse().unwrap();
+    let outdated = || driver.info(&work, &root).unwrap().outdated;
+    let own = start(driver, &work, &root);
+    File::options().write(true).open(&own).unwrap().write_all_at(b"own", 0).unwrap();
+    assert_eq!(outdated(), Some(false));
+    let written = start(driver, &template, &in_place);
+    assert!(!pool.join("vm-templates/base/root.img").exists(), "not written in place");
+    assert_eq!(outdated(), Some(false), "nothing was written");
+    let written = File::options().write(true).open(written).unwrap();
+    written.write_all_at(b"new", 0).unwrap();
+    // Longer than a tick of the clock after the change before.
+    written.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(1)).unwrap();
+    assert_eq!(outdated(), Some(true));
+    driver.stop(&template, &in_place, Ending::Ran).unwrap();
+    assert_eq!(outdated(), Some(true));
+    driver.stop(&work, &root, Ending::Ran).unwrap();
+    assert_eq!(outdated(), Some(false));
+
+    start(driver, &work, &root);
+    assert_eq!(outdated(), Some(false));
+    driver.resize(&template, &in_place, ByteSize::bytes(9 * MIB)).unwrap();
+    assert_eq!(outdated(), Some(true));
+}

@@ -155,11 +155,13 @@ fn a_start_takes_no_space_and_its_stop_leaves_nothing() {
     let info = bench.driver.info(&work, &root).unwrap();
     assert_eq!((info.size.get(), info.path.as_ref()), (SIZE, Some(&device)));
     assert_eq!((info.dirty, info.outdated, info.usage.get()), (true, Some(false), 0));
-    assert_eq!(bench.driver.contents().unwrap().volumes, [work.clone(), template]);
+    assert_eq!(bench.driver.contents().unwrap().volumes, [work.clone(), template.clone()]);
     assert_eq!(bench.driver.contents().unwrap().unknown, Vec::<PathBuf>::new());
 
     let why = bench.driver.resize(&work, &root, ByteSize::bytes(2 * SIZE)).unwrap_err();
     assert_eq!(why.kind(), Kind::Busy);
+    bench.driver.resize(&template, &origin(0), ByteSize::bytes(2 * SIZE)).unwrap();
+    assert_eq!(bench.driver.info(&work, &root).unwrap().outdated, Some(true), "the next start is larger");
     bench.driver.stop(&work, &root, Ending::Ran).unwrap();
     bench.assert_nothing_is_left_of_work();
     assert_eq!(bench.driver.info(&work, &root).unwrap().path, Some(device));

@@ -12,6 +12,7 @@ use super::disk::Durability;
 use super::names::{self, Automatic, Image};
 use super::place::{CopyInto, Found, NearFull, Place, is_untouched_copy, same_file};
 use super::regular::Open;
+use super::source_note;
 use crate::config::Access;
 use crate::error::{At, Kind, Op, Result};
 use crate::ids::ByteSize;
@@ -128,6 +129,7 @@ impl Place<'_> {
         self.make_dir()?;
         let source = self.at(source);
         let export = source.open_clean()?;
+        let seen = export.file().metadata().at(self.op, export.path().display())?;
         self.unmap(found)?;
         for image in [Image::Cow, Image::Dirty, Image::Clean] {
             self.remove(&image)?;
@@ -138,7 +140,9 @@ impl Place<'_> {
             tracing::debug!(volume = %self.id, error = %e, "cannot link the source's image");
         }
         if linked.is_ok() && self.shared.maps() && export.size().get() >= 512 {
-            return self.map(&export, release_source).inspect_err(|_| self.give_up_map());
+            let device = self.map(&export, release_source).inspect_err(|_| self.give_up_map())?;
+            self.note_source(&Image::Cow, &seen);
+            return Ok(device);
         }
         // The open file stays what it is, whatever becomes of the source now.
         release_source();
@@ -154,7 +158,20 @@ impl Place<'_> {
             }
             return Err(e);
         }
+        self.note_source(&Image::Dirty, &seen);
         Ok(self.path(&Image::Dirty))
+    }
+
+    fn note_source(&self, at: &Image, source: &Metadata) {
+        if let Err(e) = source_note::note(&self.path(at), source) {
+            tracing::debug!(volume = %self.id, error = %e, "cannot note what the source was like");
+        }
+    }
+
+    /// Whether what a run was made of is the source's present state.
+    fn is_current(&self, found: &Found, taken: &Metadata, now: &Metadata) -> bool {
+        let noted_at = if found.cow.is_some() { Image::Cow } else { Image::Dirty };
+        same_file(taken, now) && source_note::is_as_noted(&self.path(&noted_at), now)
     }
 
     /// `false` if this start needs a copy.
@@ -437,7 +454,9 @@ impl Place<'_> {
         let size = image.or(source.as_ref()).map_or(spec.size, |m| ByteSize::bytes(m.len()));
         let running = found.dirty.as_ref().or(found.cow.as_ref());
         let outdated = match (&spec.kind, running, &found.clean, &source) {
-            (VolumeKind::Snapshot { .. }, Some(_), Some(taken), Some(now)) => Some(!same_file(taken, now)),
+            (VolumeKind::Snapshot { .. }, Some(_), Some(taken), Some(now)) => {
+                Some(!self.is_current(&found, taken, now))
+            }
             (VolumeKind::Snapshot { .. }, Some(_), Some(_), None) => Some(true),
             (VolumeKind::Snapshot { .. }, Some(_), None, _) => None,
             _ => Some(false),

@@ -50,6 +50,13 @@
 //! The store is worth nothing without it, so that what is left is dropped as a copy would be. Recovery is only asked of
 //! volumes that no domain has: the device of one that runs through a restart of the caller is never touched.
 //!
+//! ## Whether a snapshot is outdated
+//!
+//! It is when its source's image is another file than the link, or has another length or time of its last change than an
+//! extended attribute of what the run writes says (`user.mgmt.source`): a source that is written in place, or grown, stays the
+//! same file. Where the file system has no such attributes, and of a run that an older release started, only the file tells. Two
+//! changes within a tick of the clock are one.
+//!
 //! ## Space
 //!
 //! Above the watermark ([`near_full`](ImageDriver::near_full)) what takes space is refused: imports (one that gets there on
@@ -84,6 +91,7 @@ mod place;
 mod probe;
 mod regular;
 mod revisions;
+mod source_note;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
