@@ -283,3 +283,67 @@ fn a_removal_that_a_command_refuses_is_carried_out_when_it_does_no_more() {
     });
     scene::create(&daemon, "work");
 }
+
+/// `roots` has its root from a template in the pool, and ran when its host went; the pool was not mounted at the next start,
+/// and by now it has the template `base`.
+fn scene_of_roots() -> Option<Scene> {
+    let scene = scene()?;
+    let made = |method: &str, argument: &str, payload: &[u8]| {
+        assert_eq!(scene.daemon.call(method, "dom0", argument, payload).ok(), "");
+    };
+    made("mgmt.vm.CreateInPool.TemplateVM", "", b"name=far label=black pool=away");
+    made("mgmt.vm.Create.AppVM", "far", b"name=roots label=red");
+    scene::start(&scene.daemon, "roots");
+    let Scene { daemon, disk } = scene;
+    let (left, domains) = (disk.path().join("appvms/roots"), daemon.state().join("sim"));
+    let daemon = daemon.kill_and(|| {
+        std::fs::remove_dir_all(domains).unwrap();
+        assert!(scene::files(&left).iter().any(|name| name.starts_with("root-dirty")));
+        disk.unmount();
+    });
+    let scene = Scene { daemon, disk }.restart_without();
+    assert_eq!(scene.daemon.call("mgmt.vm.property.Set", "roots", "template", b"base").ok(), "");
+    Some(scene)
+}
+
+impl Scene {
+    fn left_of_roots(&self) -> Vec<String> {
+        scene::files(&self.disk.path().join("appvms/roots"))
+    }
+}
+
+#[test]
+fn what_a_run_has_left_goes_though_its_vm_has_a_template_elsewhere_by_now() {
+    let Some(scene) = scene_of_roots() else { return };
+    scene.disk.mount();
+    assert_ne!(scene.left_of_roots(), Vec::<String>::new());
+    scene::start(&scene.daemon, "roots");
+    assert_eq!(scene.left_of_roots(), Vec::<String>::new());
+    assert_eq!(scene.daemon.call("mgmt.vm.Kill", "roots", "", b"").ok(), "");
+    assert_eq!(scene::left_over(&scene.daemon), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_run_has_left_elsewhere_is_known_over_other_runs_and_starts() {
+    let Some(scene) = scene_of_roots() else { return };
+    scene::start(&scene.daemon, "roots");
+    let (class, text) = scene.daemon.call("mgmt.pool.Remove", "dom0", "away", b"").exception();
+    assert!(class == "QubesPoolInUseError" && text.contains("roots"), "{class}: {text}");
+    let scene = scene.restart_without().restart_without();
+    assert_eq!(scene.daemon.call("mgmt.vm.Kill", "roots", "", b"").ok(), "");
+    scene.disk.mount();
+    assert_ne!(scene.left_of_roots(), Vec::<String>::new());
+    // Nobody asks for it.
+    scene::until("the root to go", || scene.left_of_roots().is_empty());
+}
+
+#[test]
+fn what_a_run_has_left_elsewhere_goes_with_its_vm() {
+    let Some(scene) = scene_of_roots() else { return };
+    assert_eq!(scene.daemon.call("mgmt.vm.Remove", "roots", "", b"").ok(), "");
+    let scene = scene.restart_without();
+    scene.disk.mount();
+    assert_ne!(scene.left_of_roots(), Vec::<String>::new());
+    scene::until("the root to go", || scene.left_of_roots().is_empty());
+    scene::create(&scene.daemon, "roots");
+}

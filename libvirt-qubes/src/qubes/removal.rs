@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::class::{VmClass, VolumeKind};
+use super::at_start;
+use super::class::VmClass;
 use super::diff::Diff;
 use super::host::Host;
 use super::operation::{Held, OperationKind};
@@ -15,11 +16,10 @@ use super::remove;
 use super::snapshot::Snapshot;
 use super::start::{no_turn, note_run};
 use super::vm::Vm;
-use super::volumes;
 use super::waiting::Again;
 use super::write::Write;
 use crate::ids::VmName;
-use crate::storage::Volume;
+use crate::storage::VolumeKind;
 
 /// Whether a removal is a use of pools that wait for their first one: what somebody has asked for is, what follows from a
 /// VM's end is not, which the daemon may find at its start.
@@ -55,8 +55,8 @@ impl Host {
         let Some(vm) = seen.model.vm(vm.uuid) else {
             return Err(Refusal::NoSuchVm { name: vm.name.clone() }.into());
         };
-        let kept = vm.volumes.iter().filter(|volume| volume.kind != VolumeKind::Kernel);
-        let placed: Vec<Volume> = kept.map(|volume| volumes::place_to_end(&seen, vm, volume)).collect();
+        let mut placed = at_start::to_end(&seen, vm);
+        placed.retain(|volume| !matches!(volume.spec.kind, VolumeKind::Kernel { .. }));
         let uuid = vm.uuid;
         let row = self.committer.commit(move |seen| remove::begin(seen, uuid)).await?;
         if let Some(dispid) = vm.dispid() {

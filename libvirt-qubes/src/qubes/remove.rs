@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::assignment::AssignedDevice;
+use super::at_start;
 use super::class::VmClass;
 use super::create::pending_volumes;
 use super::diff::{Diff, Refused};
@@ -13,12 +14,13 @@ use super::event::{EventKind, ModelEvent, Subject};
 use super::global::Global;
 use super::index::Referrer;
 use super::model::Reference;
-use super::pending::{Pending, PendingKind, Reserved, VolumeProgress};
+use super::pending::{Pending, PendingKind, PendingVolume, Reserved, VolumeProgress};
 use super::property::Property;
 use super::refusal::{Owner, Refusal, User};
 use super::snapshot::Snapshot;
 use super::vm::Vm;
 use super::write::Write;
+use crate::storage::{Volume, VolumeKind};
 
 /// Takes a VM out of the model. Its name, number, identity and volumes stay reserved by the row of `pending`
 /// in the answer until [`finish`].
@@ -52,7 +54,7 @@ pub fn begin(snapshot: &Snapshot, vm: Uuid) -> Result<Diff<Arc<Pending>>, Refuse
         id: model.next_pending_id(),
         kind: PendingKind::Remove,
         vm: Reserved::of(vm),
-        volumes: pending_volumes(vm, VolumeProgress::Made),
+        volumes: volumes(snapshot, vm),
     });
     // Of a disposable, what follows from its end is done with this.
     let ended = model.pending_run_of(vm.uuid).map(|run| Write::FinishPending(run.id));
@@ -69,6 +71,21 @@ pub fn finish(row: &Pending) -> Diff<()> {
         .write(Write::FinishPending(row.id))
         .event(ModelEvent { subject, kind: EventKind::DomainRemoveFromDisk })
         .frees_space()
+}
+
+/// All that may lie anywhere of a VM's volumes: what a run has left where they lay then, too.
+fn volumes(snapshot: &Snapshot, vm: &Vm) -> Vec<PendingVolume> {
+    let mut all = pending_volumes(vm, VolumeProgress::Made);
+    for Volume { id, pool, spec } in at_start::to_end(snapshot, vm) {
+        let is_known = all.iter().any(|known| known.volume == id.volume && known.pool == pool);
+        if is_known || matches!(spec.kind, VolumeKind::Kernel { .. }) {
+            continue;
+        }
+        let Some(lies_in) = snapshot.model.pool(pool.as_str()) else { continue };
+        let vid = snapshot.cells.host.naming.vid(lies_in, id.group, &id.owner, &id.volume).into();
+        all.push(PendingVolume { volume: id.volume, pool, vid, progress: VolumeProgress::Made });
+    }
+    all
 }
 
 /// Who names the VM explicitly.

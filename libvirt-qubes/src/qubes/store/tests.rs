@@ -163,6 +163,7 @@ fn of_version(version: usize) -> tempfile::TempDir {
         include_str!("v5_content.sql"),
         include_str!("v6_content.sql"),
         include_str!("v7_content.sql"),
+        include_str!("v8_content.sql"),
     ];
     assert_eq!(content.len(), schema::MIGRATIONS.len(), "every version has its content");
     let dir = tempfile::tempdir().unwrap();
@@ -186,6 +187,14 @@ fn a_state_of_every_version_keeps_its_rows_on_the_way_to_this_one() {
         assert_eq!((model.vm_count(), model.pending().count()), (4, 2), "{version}");
         let reserved = model.pending().next().unwrap().vm.dispid.map(Dispid::get);
         assert_eq!(reserved, (version >= 4).then_some(4712));
+        let removed = model.pending().next().unwrap().volumes.iter();
+        let removed: Vec<_> = removed.map(|volume| (volume.volume.as_str(), volume.pool.as_str())).collect();
+        let (here, away) = ([("root", "varlibqubes"), ("private", "varlibqubes")], [("root", "away")]);
+        assert_eq!(
+            removed,
+            if version >= 8 { [&here[..], &away].concat() } else { here.to_vec() },
+            "{version}"
+        );
         let folders: Vec<_> = model.folders().map(|folder| &**folder).collect();
         assert_eq!(folders, if version >= 5 { ["/srv/fast", "/srv/fast/appvms"].as_slice() } else { &[] });
         let sys_net = model.vm_named("sys-net").unwrap();
