@@ -28,3 +28,15 @@ mod lifecycle;
 mod recovery;
 #[path = "xen_host/refusals.rs"]
 mod refusals;
+
+/// Not in every run.
+mod whole {
+    use libvirt_qubes::config::VirtMode;
+
+    // One lives under the daemon in every run, with its disks.
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+    async fn disks_come_and_go_as_a_pvh_guest_sees_them() {
+        crate::disks::disks_come_and_go(VirtMode::Pvh, "disks-pvh").await;
+    }
+}

@@ -7,10 +7,10 @@
     reason = "a test ends at the first surprise"
 )]
 
-#[path = "xen_host_dm/ephemeral.rs"]
-mod ephemeral;
 #[path = "xen_host_dm/snapshot.rs"]
 mod snapshot;
+#[path = "xen_host_dm/whole.rs"]
+mod whole;
 
 use std::process::Command;
 

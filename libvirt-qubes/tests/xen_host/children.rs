@@ -11,7 +11,7 @@ use crate::dom0::{Dom0, tiny};
 
 /// How many lives each of the domains has; for a longer hunt, `MGMT_ROUNDS`.
 fn rounds() -> usize {
-    std::env::var("MGMT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+    std::env::var("MGMT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
 /// A lock that another thread holds at the moment of a fork is held in the child for ever. Contexts that open and

@@ -1,4 +1,4 @@
-//! An ephemeral volume on the kernel's dm-crypt.
+//! Not in every run: an ephemeral volume of files on the kernel's dm-crypt. A VM has one, on a thin pool, in each.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
