@@ -175,74 +175,74 @@ impl Disk {
     }
 }
 
-fn obeys_every_request(kind: &str) {
-    for (request, end) in [("poweroff", "---s--"), ("reboot", "---sr-"), ("crash", "---sc-")] {
-        let guest = Guest::tiny(kind, &format!("{kind}-{request}"), "");
-        guest.says(&format!("GUEST-UP name={kind}-{request}"));
-        assert_eq!(guest.store("data/ready").as_deref(), Some("1"));
-        // the toolstack must take it for a guest that knows of requests
-        if request == "crash" {
-            let path = format!("/local/domain/{}/control/shutdown", guest.id);
-            assert!(Command::new("xenstore-write").args([&path, "crash"]).status().unwrap().success());
-        } else {
-            xl(&[if request == "reboot" { "reboot" } else { "shutdown" }, &guest.id]);
-        }
-        guest.says(&format!("GUEST-REQUEST {request}"));
-        wait_for("its end", || guest.state().contains('s').then_some(()));
-        assert_eq!(guest.store("control/shutdown").as_deref(), Some(""), "the request was acknowledged");
-        assert_eq!(guest.state(), end);
-    }
-}
-
-#[test]
-#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
-fn the_tiny_pv_guest_obeys_every_request() {
-    obeys_every_request("pv");
-}
-
-#[test]
-#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
-fn the_tiny_pvh_guest_obeys_every_request() {
-    obeys_every_request("pvh");
-}
-
-#[test]
-#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
-fn a_tiny_guest_ends_by_itself_when_told_so_and_not_before() {
-    for kind in ["pv", "pvh"] {
-        for (end, letters) in [("poweroff", "---s--"), ("reboot", "---sr-"), ("crash", "---sc-")] {
-            let name = format!("{kind}-own-{end}");
-            let start = Instant::now();
-            let guest = Guest::tiny(kind, &name, &format!("tiny.after={end} tiny.delay_ms=1500"));
-            guest.says(&format!("GUEST-UP name={name}"));
-            guest.ends_as(letters);
-            assert!(
-                start.elapsed() > Duration::from_millis(1500),
-                "{name} ended after {:?}",
-                start.elapsed()
-            );
-        }
-    }
-}
-
-#[test]
-#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
-fn a_deaf_tiny_guest_goes_on_whatever_it_is_asked() {
-    for kind in ["pv", "pvh"] {
-        let name = format!("{kind}-deaf");
-        let guest = Guest::tiny(kind, &name, "tiny.deaf");
-        guest.says(&format!("GUEST-UP name={name}"));
-        let path = format!("/local/domain/{}/control/shutdown", guest.id);
-        assert!(Command::new("xenstore-write").args([&path, "poweroff"]).status().unwrap().success());
-        sleep(Duration::from_secs(2));
-        assert!(!guest.state().contains('s'), "{}", guest.state());
-        assert_eq!(guest.store("control/shutdown").as_deref(), Some("poweroff"), "nobody has answered");
-    }
-}
-
-/// Not in every run: each Linux guest lives under the daemon there, with its disks.
+/// Not in every run: each of them lives, ends and is asked to under the daemon there.
 mod whole {
     use super::*;
+
+    fn obeys_every_request(kind: &str) {
+        for (request, end) in [("poweroff", "---s--"), ("reboot", "---sr-"), ("crash", "---sc-")] {
+            let guest = Guest::tiny(kind, &format!("{kind}-{request}"), "");
+            guest.says(&format!("GUEST-UP name={kind}-{request}"));
+            assert_eq!(guest.store("data/ready").as_deref(), Some("1"));
+            // the toolstack must take it for a guest that knows of requests
+            if request == "crash" {
+                let path = format!("/local/domain/{}/control/shutdown", guest.id);
+                assert!(Command::new("xenstore-write").args([&path, "crash"]).status().unwrap().success());
+            } else {
+                xl(&[if request == "reboot" { "reboot" } else { "shutdown" }, &guest.id]);
+            }
+            guest.says(&format!("GUEST-REQUEST {request}"));
+            wait_for("its end", || guest.state().contains('s').then_some(()));
+            assert_eq!(guest.store("control/shutdown").as_deref(), Some(""), "the request was acknowledged");
+            assert_eq!(guest.state(), end);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+    fn the_tiny_pv_guest_obeys_every_request() {
+        obeys_every_request("pv");
+    }
+
+    #[test]
+    #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+    fn the_tiny_pvh_guest_obeys_every_request() {
+        obeys_every_request("pvh");
+    }
+
+    #[test]
+    #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+    fn a_tiny_guest_ends_by_itself_when_told_so_and_not_before() {
+        for kind in ["pv", "pvh"] {
+            for (end, letters) in [("poweroff", "---s--"), ("reboot", "---sr-"), ("crash", "---sc-")] {
+                let name = format!("{kind}-own-{end}");
+                let start = Instant::now();
+                let guest = Guest::tiny(kind, &name, &format!("tiny.after={end} tiny.delay_ms=1500"));
+                guest.says(&format!("GUEST-UP name={name}"));
+                guest.ends_as(letters);
+                assert!(
+                    start.elapsed() > Duration::from_millis(1500),
+                    "{name} ended after {:?}",
+                    start.elapsed()
+                );
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+    fn a_deaf_tiny_guest_goes_on_whatever_it_is_asked() {
+        for kind in ["pv", "pvh"] {
+            let name = format!("{kind}-deaf");
+            let guest = Guest::tiny(kind, &name, "tiny.deaf");
+            guest.says(&format!("GUEST-UP name={name}"));
+            let path = format!("/local/domain/{}/control/shutdown", guest.id);
+            assert!(Command::new("xenstore-write").args([&path, "poweroff"]).status().unwrap().success());
+            sleep(Duration::from_secs(2));
+            assert!(!guest.state().contains('s'), "{}", guest.state());
+            assert_eq!(guest.store("control/shutdown").as_deref(), Some("poweroff"), "nobody has answered");
+        }
+    }
 
     /// The whole life of a Linux guest. (What its disks keep over two of them is the daemon's to show.)
     fn linux_lives_with_disks(kind: &str) {

@@ -33,7 +33,13 @@ mod refusals;
 mod whole {
     use libvirt_qubes::config::VirtMode;
 
-    // One lives under the daemon in every run, with its disks.
+    // Both live under the daemon in every run, with their disks.
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
+    async fn disks_come_and_go_as_a_pv_guest_sees_them() {
+        crate::disks::disks_come_and_go(VirtMode::Pv, "disks-pv").await;
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     #[ignore = "needs dom0 on Xen; run by cargo xtask test"]
     async fn disks_come_and_go_as_a_pvh_guest_sees_them() {

@@ -13,12 +13,6 @@ fn never() -> CancellationToken {
     CancellationToken::new()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs dom0 on Xen; run by cargo xtask test"]
-async fn disks_come_and_go_as_a_pv_guest_sees_them() {
-    disks_come_and_go(VirtMode::Pv, "disks-pv").await;
-}
-
 /// Starts a Linux guest until it has come up as far as its init. A PVH one sometimes stays silent for ever under
 /// QEMU's emulation, or dies: it is tried again.
 async fn comes_up(dom0: &Dom0, spec: &DomainSpec) -> bool {
