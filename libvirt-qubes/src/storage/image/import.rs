@@ -35,6 +35,8 @@ struct Target {
     spec: VolumeSpec,
     /// The file that was made for it.
     made: FileId,
+    /// Synced since its last byte came.
+    is_durable: bool,
     committed: bool,
     _claim: Importing,
 }
@@ -64,6 +66,7 @@ impl Target {
             id: id.clone(),
             spec: spec.clone(),
             made,
+            is_durable: false,
             committed: false,
             _claim: claim,
         };
@@ -74,12 +77,23 @@ impl Target {
         Place::new(&self.shared, &self.id, Op::ImportVolume)
     }
 
+    /// What takes long, done before others have to wait.
+    fn make_durable(&mut self, file: &std::fs::File) -> Result<()> {
+        let path = self.place().path(&Image::Import);
+        self.shared.disk.sync_file(file, &path).at(Op::ImportVolume, path.display())?;
+        self.is_durable = true;
+        Ok(())
+    }
+
     fn commit(&mut self) -> Result<()> {
         let place = self.place();
         let found: Found = place.look()?;
         if found.import.as_ref().map(FileId::of) != Some(self.made) {
             let why = "its file was replaced by another while data came";
             return Err(place.refuse(Kind::Corrupt, why));
+        }
+        if !self.is_durable {
+            place.make_durable(&Image::Import)?;
         }
         place.commit(&self.spec, &Image::Import, found)?;
         self.committed = true;
@@ -217,8 +231,7 @@ pub(super) fn copy_from(
     if size != source.size() {
         file.set_len(size.get()).at(Op::ImportVolume, id)?;
     }
-    // What takes long is done before others have to wait.
-    file.sync_all().at(Op::ImportVolume, id)?;
+    target.make_durable(&file)?;
     drop(file);
     let _turn = job.commit_turn();
     target.commit()

@@ -234,6 +234,7 @@ impl Place<'_> {
                     // Nothing was written, as far as can be seen: a Start that ended before its guest ran. After a power cut
                     // the time of a write may be lost and the write not, so it is not thrown away; but it costs no revision.
                     (Some(dirty), Some(clean)) if is_untouched_copy(dirty, clean) => {
+                        self.make_durable(&Image::Dirty)?;
                         self.replace(&Image::Dirty, found, None)?;
                         Ok(Recovered::Committed)
                     }
@@ -250,6 +251,7 @@ impl Place<'_> {
         if found.dirty.is_none() {
             return Ok(Recovered::Clean);
         }
+        self.make_durable(&Image::Dirty)?;
         self.commit(spec, &Image::Dirty, found)?;
         Ok(Recovered::Committed)
     }
@@ -283,7 +285,14 @@ impl Place<'_> {
         Ok(if found.dirty.is_some() || found.cow.is_some() { Recovered::Dropped } else { Recovered::Clean })
     }
 
-    /// Makes `new` the committed state; `found` is what is there now.
+    /// Makes the data of `image` durable.
+    pub(super) fn make_durable(&self, image: &Image) -> Result<()> {
+        let path = self.path(image);
+        let file = self.open(image, Open::ToWrite)?;
+        self.disk().sync_file(&file, &path).at(self.op, path.display())
+    }
+
+    /// Makes `new`, whose data is durable, the committed state; `found` is what is there now.
     pub(super) fn commit(&self, spec: &VolumeSpec, new: &Image, found: Found) -> Result<()> {
         self.replace(new, found, Some(spec.revisions_to_keep.count()))
     }
@@ -291,9 +300,6 @@ impl Place<'_> {
     /// The same; so many revisions are kept then, that of the state until now among them. `None`: those that there are.
     fn replace(&self, new: &Image, mut found: Found, keep: Option<usize>) -> Result<()> {
         self.drop_unfinished(&found);
-        let path = self.path(new);
-        let file = self.open(new, Open::ToWrite)?;
-        self.disk().sync_file(&file, &path).at(self.op, path.display())?;
         if let Some(keep) = keep {
             self.keep_clean(keep, &mut found)?;
         }
