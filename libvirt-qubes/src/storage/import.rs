@@ -15,6 +15,7 @@ pub struct Import {
     lanes: Lanes,
     volume: Volume,
     writer: Option<OffThread>,
+    is_handed_out: bool,
 }
 
 /// A writer that is never dropped on an async thread: to remove a large file takes its time.
@@ -38,7 +39,7 @@ impl Drop for OffThread {
 
 impl Import {
     pub(super) fn new(storage: Storage, lanes: Lanes, volume: Volume, writer: Box<dyn ImportWriter>) -> Self {
-        Self { storage, lanes, volume, writer: Some(OffThread(Some(writer))) }
+        Self { storage, lanes, volume, writer: Some(OffThread(Some(writer))), is_handed_out: false }
     }
 
     /// Writes the next bytes and gives the buffer back, empty. A piece of 256 KiB to 1 MiB is cheapest.
@@ -68,14 +69,18 @@ impl Import {
     /// # Errors
     /// As there; the import is given up then.
     pub async fn hand_out(&mut self) -> Result<PathBuf> {
+        self.is_handed_out = true;
         self.with_writer(Lane::Short, |writer| writer.hand_out()).await
     }
 
-    /// Makes what came the volume's state and returns its size. Waits for the volume's lock.
+    /// Makes what came the volume's state and returns its size. Waits for the volume's lock; what takes long is done before.
     ///
     /// # Errors
     /// As [`ImportWriter::finish`]; the volume is as it was then.
     pub async fn finish(mut self) -> Result<ByteSize> {
+        if self.is_handed_out {
+            self.with_writer(Lane::Bulk, |writer| writer.settle()).await?;
+        }
         let writer = self.writer.take();
         let ended = self.ended();
         let (storage, volume) = (self.storage.clone(), self.volume.clone());

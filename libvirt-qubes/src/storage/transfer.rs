@@ -91,6 +91,14 @@ pub trait ImportWriter: Send {
     /// `Unsupported` where nobody else can be let; `Invalid` without an announced size, or after data has come.
     fn hand_out(&mut self) -> Result<PathBuf>;
 
+    /// Makes durable what somebody else has written, which may take long; [`finish`](ImportWriter::finish) has little left
+    /// to do then. Without a [`hand_out`](ImportWriter::hand_out) there is nothing to do: what is written here is sent to
+    /// the disk as it comes.
+    ///
+    /// # Errors
+    /// `NoSpace`; `Io`. After one the import can only be dropped.
+    fn settle(&mut self) -> Result<()>;
+
     /// All has come: makes it durable, then the volume's committed state, the former one a revision under the
     /// usual retention. Returns the volume's size.
     ///

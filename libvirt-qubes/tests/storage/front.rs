@@ -71,6 +71,36 @@ struct Slow {
     fixing: Door,
     /// Before figures; open at first.
     looks: Door,
+    /// Before what somebody else has written is made durable.
+    syncs: Arc<Door>,
+}
+
+/// The real import, with that door.
+struct SlowImport {
+    inner: Box<dyn ImportWriter>,
+    syncs: Arc<Door>,
+}
+
+impl ImportWriter for SlowImport {
+    fn write(&mut self, data: &[u8]) -> Result<()> {
+        self.inner.write(data)
+    }
+    fn skip(&mut self, length: ByteSize) -> Result<()> {
+        self.inner.skip(length)
+    }
+    fn hand_out(&mut self) -> Result<PathBuf> {
+        self.inner.hand_out()
+    }
+    fn settle(&mut self) -> Result<()> {
+        self.syncs.pass();
+        self.inner.settle()
+    }
+    fn finish(self: Box<Self>) -> Result<ByteSize> {
+        self.inner.finish()
+    }
+    fn abort(self: Box<Self>) -> Result<()> {
+        self.inner.abort()
+    }
 }
 
 impl Driver for Slow {
@@ -127,7 +157,8 @@ impl Driver for Slow {
         spec: &VolumeSpec,
         size: ImportSize,
     ) -> Result<Box<dyn ImportWriter>> {
-        self.inner.begin_import(id, spec, size)
+        let inner = self.inner.begin_import(id, spec, size)?;
+        Ok(Box::new(SlowImport { inner, syncs: Arc::clone(&self.syncs) }))
     }
     fn import_from(&self, id: &VolumeId, spec: &VolumeSpec, source: &Export, job: &Job) -> Result<()> {
         self.copies.pass();
@@ -166,6 +197,7 @@ async fn bench() -> Bench {
         copies: Door::default(),
         fixing: Door::default(),
         looks: Door::default(),
+        syncs: Arc::default(),
     });
     slow.fixing.open();
     slow.looks.open();
@@ -257,6 +289,25 @@ async fn the_thread_that_polls_is_never_blocked() {
     // One thread polls both: had the start blocked it, the door would never open.
     let (started, ()) = within(async { tokio::join!(start, heart) }).await;
     started.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_sync_of_what_somebody_else_has_written_holds_up_nobody() {
+    let Bench { slow, storage, dir: _dir } = bench().await;
+    slow.starts.open();
+    let template = origin("vm-templates/fedora/root");
+    storage.create(&template).await.unwrap();
+    let size = template.spec.size;
+    let mut import = within(storage.import(&template, ImportSize::Exactly(size))).await.unwrap();
+    let handed = within(import.hand_out()).await.unwrap();
+    std::fs::File::options().write(true).open(handed).unwrap().write_all_at(b"new", 0).unwrap();
+    let finish = tokio::spawn(import.finish());
+    slow.syncs.reached_by(1).await;
+    let old = std::fs::read(path_of(&storage, &snapshot("appvms/a/root", &template)).await).unwrap();
+    slow.syncs.open();
+    assert_eq!(within(finish).await.unwrap().unwrap(), size);
+    let new = std::fs::read(path_of(&storage, &snapshot("appvms/b/root", &template)).await).unwrap();
+    assert_eq!((&old[..3], &new[..3]), (&[0; 3][..], &b"new"[..]));
 }
 
 #[tokio::test]

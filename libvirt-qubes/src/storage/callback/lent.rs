@@ -64,6 +64,10 @@ impl ImportWriter for CallbackImport {
         self.writer()?.hand_out()
     }
 
+    fn settle(&mut self) -> Result<()> {
+        self.writer()?.settle()
+    }
+
     fn finish(mut self: Box<Self>) -> Result<ByteSize> {
         let size = self.take()?.finish().inspect_err(|_| self.end_without_success())?;
         self.end(true)?;

@@ -179,6 +179,10 @@ impl ImportWriter for ImageImport {
         Ok(place.path(&Image::Import))
     }
 
+    fn settle(&mut self) -> Result<()> {
+        if self.handed_out.is_some() { self.target.place().make_durable(&Image::Import) } else { Ok(()) }
+    }
+
     fn finish(mut self: Box<Self>) -> Result<ByteSize> {
         if let Some(size) = self.handed_out {
             let place = self.target.place();

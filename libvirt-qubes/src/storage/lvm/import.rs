@@ -86,10 +86,8 @@ impl Target {
         let geometry = self.shared.geometry(Op::ImportVolume)?;
         self.shared.room(Op::ImportVolume, &self.id, need)?;
         place.make(Role::Import, size)?;
-        let path = self.shared.runner.device(&place.names.lv(Role::Import));
         self.made = Some(Role::Import);
-        let file =
-            OpenOptions::new().read(true).write(true).open(&path).at(Op::ImportVolume, path.display())?;
+        let file = self.open()?;
         // What a chunk had before shows around the first thing that is written to it, if the pool does not wipe it.
         let unit = if geometry.zeroes {
             sparse::BLOCK
@@ -97,6 +95,11 @@ impl Target {
             usize::try_from(geometry.chunk).unwrap_or(sparse::BLOCK)
         };
         Ok(SparseWriter::in_units(file, unit))
+    }
+
+    fn open(&self) -> Result<File> {
+        let path = self.shared.runner.device(&self.place()?.names.lv(Role::Import));
+        OpenOptions::new().read(true).write(true).open(&path).at(Op::ImportVolume, path.display())
     }
 
     /// The file's data is all written.
@@ -211,12 +214,16 @@ impl ImportWriter for LvmImport {
         Ok(path)
     }
 
+    fn settle(&mut self) -> Result<()> {
+        if self.is_handed_out {
+            self.target.open()?.sync_all().at(Op::ImportVolume, &self.target.id)?;
+        }
+        Ok(())
+    }
+
     fn finish(mut self: Box<Self>) -> Result<ByteSize> {
         if self.is_handed_out {
-            let place = self.target.place()?;
-            let path = self.target.shared.runner.device(&place.names.lv(Role::Import));
-            let file =
-                OpenOptions::new().read(true).write(true).open(&path).at(Op::ImportVolume, path.display())?;
+            let file = self.target.open()?;
             self.target.commit(file)?;
             return Ok(ByteSize::bytes(self.room));
         }
