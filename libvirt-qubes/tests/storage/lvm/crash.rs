@@ -158,8 +158,10 @@ type Told = (Result<(u64, bool, Option<bool>), Kind>, Vec<String>);
 
 fn told(driver: &LvmDriver, volume: &VolumeId, spec: &VolumeSpec) -> Told {
     let info = driver.info(volume, spec).map(|info| (info.size.get(), info.dirty, info.outdated));
-    let revisions = driver.revisions(volume).unwrap();
-    (info.map_err(|e| e.kind()), revisions.iter().map(|r| r.id.to_string()).collect())
+    let mut revisions: Vec<_> = driver.revisions(volume).unwrap().iter().map(|r| r.id.to_string()).collect();
+    // When an LV was made LVM says only when it is asked: two of one second may stand the other way round till then.
+    revisions.sort_unstable();
+    (info.map_err(|e| e.kind()), revisions)
 }
 
 /// How often it was asked, and what came of it.
