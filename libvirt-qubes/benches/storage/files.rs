@@ -14,7 +14,7 @@ use crate::bare::{self, Bare};
 use crate::pace::Row;
 use crate::pool::Pool;
 
-const ROUNDS: usize = 41;
+const ROUNDS: usize = 101;
 const AT_ONCE: usize = 20;
 /// How many volumes the small and the large pool have.
 const FEW: usize = 50;
@@ -66,47 +66,41 @@ fn new_volume(pool: &Pool, vm: &str) -> Volume {
 /// One operation after another.
 fn one(driver: Driver, pool: &Pool, folder: &Path) {
     let (volume, bare) = (new_volume(pool, "one"), Bare::new(folder.join("bare/one")));
-    let (root, copy) = (pool.snapshot("snapshot", &volume), pool.volume("copy"));
+    let (root, copies) = (pool.snapshot("snapshot", &volume), ["copy", "copy2"].map(|vm| pool.volume(vm)));
     let [mut start, mut stop] = ["start", "stop"].map(Row::new);
     let [mut clone, mut snapshot] = ["clone", "start of a snapshot"].map(Row::new);
     let mut whole =
         Row::new("clone, against `cp`, `sync`, `mv`, `sync`: whole or not there after a power cut");
-    let settle = || bare::sync(folder);
+    let settle = || {
+        [&volume, &copies[0], &copies[1]].into_iter().for_each(|volume| pool.wait_for(volume));
+        bare::sync(folder);
+    };
+    let copy = |name: &str| {
+        bare::copy(&bare.file("clean"), &bare.file(name));
+        bare::sync(folder);
+    };
     for _ in 0..ROUNDS {
         if driver == Driver::Reflink {
             bare.prepare();
         }
-        settle();
-        let path = start.ours(|| pool.start(&volume));
-        settle();
-        start.bare(|| bare.rename_durably(driver.at_rest(), "dirty"));
+        let path =
+            start.turn(settle, || pool.start(&volume), || bare.rename_durably(driver.at_rest(), "dirty"));
         bare::write(&path);
         bare::write(&bare.file("dirty"));
-        settle();
-        stop.ours(|| pool.stop(&volume));
-        pool.wait_for(&volume);
-        settle();
-        stop.bare(|| bare.rename_durably("dirty", "clean"));
-        settle();
-        clone.ours(|| whole.ours(|| pool.copy(&volume, &copy)));
-        pool.wait_for(&copy);
-        settle();
-        whole.bare(|| {
-            bare::copy(&bare.file("clean"), &bare.file("unfinished"));
-            bare::sync(folder);
-            bare.rename_durably("unfinished", "whole");
-        });
-        settle();
-        clone.bare(|| {
-            bare::copy(&bare.file("clean"), &bare.file("copy"));
-            bare::sync(folder);
-        });
-        settle();
-        snapshot.ours(|| pool.start(&root));
-        settle();
-        snapshot.bare(|| bare::copy(&bare.file("clean"), &bare.file("snapshot")));
+        stop.turn(settle, || pool.stop(&volume), || bare.rename_durably("dirty", "clean"));
+        clone.turn(settle, || pool.copy(&volume, &copies[0]), || copy("copy"));
+        whole.turn(
+            settle,
+            || pool.copy(&volume, &copies[1]),
+            || {
+                copy("unfinished");
+                bare.rename_durably("unfinished", "whole");
+            },
+        );
+        let from = bare.file("clean");
+        snapshot.turn(settle, || drop(pool.start(&root)), || bare::copy(&from, &bare.file("snapshot")));
         pool.stop(&root);
-        pool.remove(&copy);
+        copies.iter().for_each(|copy| pool.remove(copy));
         for name in ["copy", "whole", "snapshot"] {
             std::fs::remove_file(bare.file(name)).unwrap();
         }
@@ -159,28 +153,24 @@ fn by_number(driver: Driver, folder: &Path) {
         (new_volume(&pool, "one"), pool)
     });
     let row = |what: &str| Row::new(format!("{what}, {MANY} volumes against {FEW}"));
-    let mut rows = ["usage of one", "clone", "start", "stop"].map(row);
+    let mut rows = ["a hundred times usage of one", "clone", "start", "stop"].map(row);
     let copy = few.1.volume("copy");
-    for round in 0..ROUNDS {
+    for _ in 0..ROUNDS {
         for (index, row) in rows.iter_mut().enumerate() {
             let act = |(volume, pool): &(Volume, Pool)| match index {
-                0 => pool.info(volume),
+                0 => (0..100).for_each(|_| pool.info(volume)),
                 1 => pool.copy(volume, &copy),
                 2 => drop(pool.start(volume)),
                 _ => pool.stop(volume),
             };
-            // Whoever is first may find the disk in another state.
-            let order = if round % 2 == 0 { [true, false] } else { [false, true] };
-            for is_many in order {
-                bare::sync(folder);
-                if is_many {
-                    row.ours(|| act(&many))
-                } else {
-                    row.other(|| act(&few))
+            let settle = || {
+                for (volume, pool) in [&many, &few] {
+                    pool.wait_for(volume);
+                    pool.wait_for(&copy);
                 }
-                let (volume, pool) = if is_many { &many } else { &few };
-                pool.wait_for(if index == 1 { &copy } else { volume });
-            }
+                bare::sync(folder);
+            };
+            row.other_turn(settle, || act(&many), || act(&few));
         }
         for (_, pool) in [&many, &few] {
             pool.remove(&copy);

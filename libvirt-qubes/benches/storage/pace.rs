@@ -18,6 +18,37 @@ impl Row {
         Self { name: name.into(), ours: Vec::new(), bare: Vec::new() }
     }
 
+    /// Times both once. Whichever is first may find the disk in another state, so that they take turns at that; before each
+    /// the disk `settle`s.
+    pub(crate) fn turn<T>(
+        &mut self,
+        settle: impl Fn(),
+        ours: impl FnOnce() -> T,
+        bare: impl FnOnce() + Send,
+    ) -> T {
+        self.first(settle, ours, || on_a_thread(bare))
+    }
+
+    /// The same with something else that the library does.
+    pub(crate) fn other_turn(&mut self, settle: impl Fn(), ours: impl FnOnce(), other: impl FnOnce()) {
+        self.first(settle, ours, other);
+    }
+
+    fn first<T>(&mut self, settle: impl Fn(), ours: impl FnOnce() -> T, other: impl FnOnce()) -> T {
+        let is_ours_first = self.ours.len().is_multiple_of(2);
+        settle();
+        if is_ours_first {
+            let made = timed(&mut self.ours, ours);
+            settle();
+            timed(&mut self.bare, other);
+            made
+        } else {
+            timed(&mut self.bare, other);
+            settle();
+            timed(&mut self.ours, ours)
+        }
+    }
+
     /// Times what the library does.
     pub(crate) fn ours<T>(&mut self, work: impl FnOnce() -> T) -> T {
         timed(&mut self.ours, work)
@@ -25,7 +56,7 @@ impl Row {
 
     /// Times what it is measured against. As often as [`ours`](Self::ours), each time soon before or after it.
     pub(crate) fn bare(&mut self, work: impl FnOnce() + Send) {
-        timed(&mut self.bare, || std::thread::scope(|scope| scope.spawn(work).join().unwrap()));
+        timed(&mut self.bare, || on_a_thread(work));
     }
 
     /// The same for something else that the library does.
@@ -43,6 +74,10 @@ impl Row {
         let (ours, bare) = (nanoseconds(&self.ours), nanoseconds(&self.bare));
         println!("{}\t{ours}\t{bare}\t{}.{:03}", self.name, ratio / 1000, ratio % 1000);
     }
+}
+
+fn on_a_thread(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap());
 }
 
 fn timed<T>(times: &mut Vec<Duration>, work: impl FnOnce() -> T) -> T {

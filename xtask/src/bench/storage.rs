@@ -22,7 +22,7 @@ const PLACES: [(&str, &[&str], &str); 3] = [
 const IMAGE: u64 = 16 << 30;
 
 /// Boot, four hundred volumes and all measurements, emulated.
-const LIMIT: Duration = Duration::from_mins(40);
+const LIMIT: Duration = Duration::from_mins(60);
 
 /// What was measured in one place.
 #[derive(Debug)]
