@@ -57,6 +57,9 @@ fn one(pool: &Pool, asking: &Pool, volume: &Volume, number: usize) {
     for _ in 0..ROUNDS {
         usage.ours(|| asking.info(volume));
         usage.bare(|| lvm(&format!("lvs --options=lv_size,data_percent {VG}/bare")));
+        // As the daemon does at short intervals, and as it looks before it makes a VM.
+        pool.refresh();
+        pool.vacant(&copy);
         clone.ours(|| pool.copy(volume, &copy));
         clone.bare(|| snapshot("bare", "bare-copy"));
         let path = start.ours(|| pool.start(volume));
@@ -83,11 +86,13 @@ fn at_once(pool: &Pool) {
     let volumes: Vec<_> = (0..AT_ONCE).map(|n| pool.volume(&format!("vm{n}"))).collect();
     let mut against_one = Row::new(format!("{AT_ONCE} starts at once, against one after another"));
     let mut against_bare = Row::new(format!("{AT_ONCE} starts at once, against bare ones at once"));
+    pool.refresh();
     against_one.other(|| volumes.iter().for_each(|volume| drop(pool.start(volume))));
     volumes.iter().for_each(|volume| {
         pool.stop(volume);
         pool.wait_for(volume);
     });
+    pool.refresh();
     against_one.ours(|| against_bare.ours(|| pool.start_at_once(&volumes)));
     against_bare.bare(|| {
         std::thread::scope(|scope| {

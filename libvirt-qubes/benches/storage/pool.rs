@@ -53,6 +53,15 @@ impl Pool {
         self.runtime.block_on(self.storage.create(volume)).unwrap();
     }
 
+    pub(crate) fn vacant(&self, volume: &Volume) {
+        self.runtime.block_on(self.storage.vacant(volume)).unwrap();
+    }
+
+    /// Asks how full the pool is, unless that is known.
+    pub(crate) fn refresh(&self) {
+        self.runtime.block_on(self.storage.usage(&"pool".parse().unwrap())).unwrap();
+    }
+
     /// `vmN` for each of these numbers, several at a time.
     pub(crate) fn create_many(&self, numbers: std::ops::Range<usize>) {
         let tasks: Vec<_> = numbers

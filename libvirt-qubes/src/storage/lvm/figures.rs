@@ -76,7 +76,12 @@ impl Cache {
         self.table().known.sure(id)
     }
 
-    /// The same, by what there was at set-up; `None` once it was changed.
+    /// Whether an LV is known to be one of the pool.
+    pub(super) fn is_known(&self, lv: &LvName) -> bool {
+        self.table().known.has(lv)
+    }
+
+    /// A volume's LVs, by what there was at set-up; `None` once it was changed.
     pub(super) fn at_setup(&self, id: &VolumeId, names: &Names) -> Option<Found> {
         self.table().known.listed(id, names)
     }

@@ -56,7 +56,7 @@ impl Target {
         let Some(claim) = shared.uses.import(id) else {
             return Err(place.refuse(Kind::Busy, format!("Import operation in progress on {id}")));
         };
-        let mut found = place.look()?;
+        let mut found = place.known().map_or_else(|| place.look(), Ok)?;
         if found.snap.is_some() {
             let why = format!("Cannot import to dirty volume {id} - start and stop a qube to cleanup");
             return Err(place.refuse(Kind::Busy, why));
@@ -302,6 +302,9 @@ fn is_of_pool(target: &Target, lv: &LvName) -> Result<bool> {
     let pool = &target.shared.pool;
     if lv.vg() != pool.vg() {
         return Ok(false);
+    }
+    if target.shared.figures.is_known(lv) {
+        return Ok(true);
     }
     let command = LvOp::Names { vg: pool.vg().clone(), bases: vec![lv.lv().to_owned()] };
     let lvs = target.shared.runner.run(&command);

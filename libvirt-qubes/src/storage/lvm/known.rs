@@ -118,6 +118,13 @@ impl Known {
         self.entries.get(id).filter(|entry| !entry.is_unsure).map(|entry| entry.figures.found.clone())
     }
 
+    /// Whether an LV of a volume that is known is in the pool.
+    pub(super) fn has(&self, lv: &LvName) -> bool {
+        let mut lvs =
+            self.entries.values().filter(|entry| !entry.is_unsure).flat_map(|entry| &entry.figures.lvs);
+        lvs.any(|known| known.name == lv.lv() && known.pool == self.pool)
+    }
+
     pub(super) fn get(&mut self, id: &VolumeId, age: Duration) -> Knowledge {
         let Some(entry) = self.entries.get_mut(id) else { return Knowledge::Nothing };
         entry.wanted = Instant::now();

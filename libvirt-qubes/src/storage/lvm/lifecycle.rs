@@ -82,23 +82,55 @@ impl Place<'_> {
             }
             VolumeKind::Snapshot { source } => {
                 let source = self.at(source)?;
-                let (mut found, theirs) = self.look_with(&source)?;
-                self.remove_unfinished(&mut found)?;
-                let (role, _) = theirs.current().ok_or_else(|| source.why_no_current(&theirs))?;
-                if found.snap.is_some() {
-                    self.remove(&[Role::Snap], Worth::Nothing)?;
-                }
-                self.shared.room(self.op, self.id, Need::Metadata)?;
-                self.change(&LvOp::Snapshot { of: source.names.lv(role), lv: self.names.lv(Role::Snap) })?;
+                let known = self.known_at_rest().zip(source.known());
+                self.by_known(
+                    known.filter(|(_, theirs)| theirs.current().is_some()),
+                    || self.look_with(&source),
+                    |(found, theirs)| self.start_from(&source, found, &theirs),
+                )?;
                 release_source();
                 Ok(self.started(Role::Snap, spec))
             }
-            VolumeKind::Origin => self.start_persistent(spec),
+            VolumeKind::Origin => {
+                let known = self.known_at_rest().filter(|found| found.clean.is_some());
+                self.by_known(known, || self.look(), |found| self.start_persistent(spec, found))
+            }
         }
     }
 
-    fn start_persistent(&self, spec: &VolumeSpec) -> Result<Started> {
-        let mut found = self.look()?;
+    /// What is known of a volume that no run, import or removal has left anything of.
+    fn known_at_rest(&self) -> Option<Found> {
+        self.known().filter(|found| found.snap.is_none() && found.import.is_none() && found.gone.is_empty())
+    }
+
+    /// Acts on what is known, if anything is; where that is wrong, a name is missing or taken, and LVM is asked.
+    fn by_known<K, T>(
+        &self,
+        known: Option<K>,
+        ask: impl FnOnce() -> Result<K>,
+        act: impl Fn(K) -> Result<T>,
+    ) -> Result<T> {
+        match known.map(&act) {
+            Some(Err(e)) if matches!(e.kind(), Kind::NotFound | Kind::AlreadyExists) => {
+                tracing::warn!(volume = %self.id, error = %e.report(), "somebody else has changed its LVs");
+                act(ask()?)
+            }
+            Some(done) => done,
+            None => act(ask()?),
+        }
+    }
+
+    fn start_from(&self, source: &Place<'_>, mut found: Found, theirs: &Found) -> Result<()> {
+        self.remove_unfinished(&mut found)?;
+        let (role, _) = theirs.current().ok_or_else(|| source.why_no_current(theirs))?;
+        if found.snap.is_some() {
+            self.remove(&[Role::Snap], Worth::Nothing)?;
+        }
+        self.shared.room(self.op, self.id, Need::Metadata)?;
+        self.change(&LvOp::Snapshot { of: source.names.lv(role), lv: self.names.lv(Role::Snap) })
+    }
+
+    fn start_persistent(&self, spec: &VolumeSpec, mut found: Found) -> Result<Started> {
         if found.is_vacant() {
             return Err(self.why_no_current(&found));
         }
@@ -149,7 +181,8 @@ impl Place<'_> {
             VolumeKind::Origin if ending == Ending::Ran => self.end_run(spec),
             VolumeKind::Origin => self.take_back(&self.look()?),
             VolumeKind::Volatile | VolumeKind::Snapshot { .. } => {
-                self.drop_run(spec, &self.look()?).map(drop)
+                let known = self.known().filter(|found| Self::of_run(spec, found).1);
+                self.by_known(known, || self.look(), |found| self.drop_run(spec, &found)).map(drop)
             }
             VolumeKind::Kernel { .. } => Err(self.no_kernels()),
         }
@@ -184,15 +217,8 @@ impl Place<'_> {
 
     /// Commits what a run wrote, by what is known of it: if that is wrong a rename fails, and LVM is asked.
     fn end_run(&self, spec: &VolumeSpec) -> Result<()> {
-        if let Some(found) = self.shared.figures.known(self.id).filter(|found| found.snap.is_some()) {
-            match self.settle(spec, found) {
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::AlreadyExists) => {
-                    tracing::warn!(volume = %self.id, error = %e.report(), "somebody else has changed its LVs");
-                }
-                settled => return settled.map(drop),
-            }
-        }
-        self.settle(spec, self.look()?).map(drop)
+        let known = self.known().filter(|found| found.snap.is_some());
+        self.by_known(known, || self.look(), |found| self.settle(spec, found)).map(drop)
     }
 
     /// Makes what a run wrote the committed state.
@@ -224,13 +250,18 @@ impl Place<'_> {
         }
     }
 
-    fn drop_run(&self, spec: &VolumeSpec, found: &Found) -> Result<Recovered> {
-        let (role, there) = match &spec.kind {
+    /// What a run of it makes, and whether that is there.
+    fn of_run(spec: &VolumeSpec, found: &Found) -> (Role, bool) {
+        match &spec.kind {
             VolumeKind::Volatile => (Role::Clean, found.clean.is_some()),
             VolumeKind::Snapshot { .. } | VolumeKind::Origin | VolumeKind::Kernel { .. } => {
                 (Role::Snap, found.snap.is_some())
             }
-        };
+        }
+    }
+
+    fn drop_run(&self, spec: &VolumeSpec, found: &Found) -> Result<Recovered> {
+        let (role, there) = Self::of_run(spec, found);
         if !there {
             return Ok(Recovered::Clean);
         }

@@ -296,9 +296,7 @@ impl Driver for LvmDriver {
     fn export(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Export> {
         let place = self.place(id, Op::ExportVolume)?;
         place.persistent(spec)?;
-        let found = place.look()?;
-        let (role, lv) = found.current().ok_or_else(|| place.why_no_current(&found))?;
-        place.open(role, lv)
+        place.open_current()
     }
 
     fn info(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<VolumeInfo> {

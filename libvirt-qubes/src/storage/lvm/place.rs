@@ -142,6 +142,11 @@ impl<'a> Place<'a> {
         Ok(Found::of(&self.names, self.shared.pool.lv(), &lvs))
     }
 
+    /// What is known of it, if anything is, without asking. Whoever acts on it asks when that fails.
+    pub(super) fn known(&self) -> Option<Found> {
+        self.shared.figures.known(self.id)
+    }
+
     /// This volume and another, at once.
     pub(super) fn look_with(&self, other: &Place<'_>) -> Result<(Found, Found)> {
         let bases = vec![self.names.base().to_owned(), other.names.base().to_owned()];
@@ -293,6 +298,18 @@ impl<'a> Place<'a> {
     pub(super) fn activate(&self, role: Role) -> Result<()> {
         let lv = self.names.lv(role);
         if self.shared.runner.device(&lv).exists() { Ok(()) } else { self.change(&LvOp::Activate(lv)) }
+    }
+
+    /// The committed state. By what is known of it, if that can be opened; else LVM is asked.
+    pub(super) fn open_current(&self) -> Result<Export> {
+        let open = |found: &Found| {
+            let (role, lv) = found.current().ok_or_else(|| self.why_no_current(found))?;
+            self.open(role, lv)
+        };
+        match self.known().map(|found| open(&found)) {
+            Some(Ok(export)) => Ok(export),
+            Some(Err(_)) | None => open(&self.look()?),
+        }
     }
 
     /// Opens an LV and keeps it from being written in place and from going.

@@ -61,6 +61,72 @@ fn at_start_up_volumes_at_rest_cost_no_command_each() {
     assert_eq!(lvm.byte("vm-vm1-private"), 8);
 }
 
+/// How many commands something takes of a pool whose fullness is known.
+fn commands(lvm: &ModelOfLvm, driver: &LvmDriver, work: impl FnOnce()) -> usize {
+    driver.usage().unwrap();
+    let before = lvm.commands();
+    work();
+    lvm.commands() - before
+}
+
+#[test]
+fn of_volumes_that_are_known_a_start_and_a_copy_are_one_command() {
+    let lvm = Arc::new(ModelOfLvm::new());
+    let driver = driver(&lvm);
+    driver.setup().unwrap();
+    let (template, work, copy) =
+        (id("vm-templates/t/root"), id("appvms/work/root"), id("appvms/copy/private"));
+    runs(&driver, &template, &spec(1), &[3]);
+    let private = id("appvms/work/private");
+    runs(&driver, &private, &spec(1), &[4]);
+    let snapshot = VolumeSpec { kind: VolumeKind::Snapshot { source: template }, ..spec(0) };
+    run(&driver, &work, &snapshot, 5);
+    driver.vacant(&copy).unwrap();
+    assert_eq!(commands(&lvm, &driver, || start(&driver, &work, &snapshot, 6)), 1);
+    assert_eq!(commands(&lvm, &driver, || start(&driver, &private, &spec(1), 6)), 1);
+    driver.stop(&private, &spec(1), Ending::Ran).unwrap();
+    let export = driver.export(&private, &spec(1)).unwrap();
+    let copies = || driver.import_from(&copy, &spec(1), &export, &Job::default()).unwrap();
+    assert_eq!(commands(&lvm, &driver, copies), 1);
+    assert_eq!(lvm.byte("vm-copy-private"), 6);
+}
+
+#[test]
+fn a_start_that_goes_by_what_is_known_goes_on_where_somebody_else_has_changed_names() {
+    let private = id("appvms/work/private");
+    let known = |lvm: &Arc<ModelOfLvm>| {
+        let driver = driver(lvm);
+        driver.setup().unwrap();
+        runs(&driver, &private, &spec(1), &[1, 2]);
+        driver
+    };
+    let rename = |lvm: &ModelOfLvm, from: &str, to: &str| {
+        lvm.run(&LvOp::Rename { from: lv(from), to: lv(to) }).unwrap();
+    };
+    // Gone back by hand: the start takes what has the name now.
+    let lvm = Arc::new(ModelOfLvm::new());
+    let by_hand = known(&lvm);
+    let back = revisions(&by_hand, &private).remove(0);
+    rename(&lvm, "vm-work-private", "away");
+    rename(&lvm, &format!("vm-work-private-{back}"), "vm-work-private");
+    by_hand.start(&private, &spec(1), &mut || {}, &Job::default()).unwrap();
+    assert_eq!(lvm.byte("vm-work-private-snap"), 1);
+    // Nothing has the name: as after a crash, the newest revision.
+    let lvm = Arc::new(ModelOfLvm::new());
+    let by_hand = known(&lvm);
+    rename(&lvm, "vm-work-private", "away");
+    by_hand.start(&private, &spec(1), &mut || {}, &Job::default()).unwrap();
+    assert_eq!(lvm.byte("vm-work-private-snap"), 1);
+    // A run that nobody knew of: it is continued.
+    let lvm = Arc::new(ModelOfLvm::new());
+    let by_hand = known(&lvm);
+    let (of, made) = (lv("vm-work-private"), lv("vm-work-private-snap"));
+    lvm.run(&LvOp::Snapshot { of, lv: made }).unwrap();
+    by_hand.start(&private, &spec(1), &mut || {}, &Job::default()).unwrap();
+    by_hand.stop(&private, &spec(1), Ending::NeverRan).unwrap();
+    assert!(lvm.lvs().contains(&"vm-work-private-snap".to_owned()), "it may have been written");
+}
+
 #[test]
 fn a_stop_commits_also_where_somebody_else_has_changed_names() {
     for is_clean_gone in [false, true] {
