@@ -102,22 +102,11 @@ pub fn doctor(state: &Path, mend: Mend, tuning: &Tuning) -> Result<Examined> {
     for row in model.set_aside() {
         add(TroubleKind::SetAside, &format!("{} {:?}", row.table, row.name), row.reason.clone());
     }
-    // That a disposable runs is no trouble.
-    for row in model.pending().filter(|row| row.kind != PendingKind::Run) {
-        let (kind, phase) = row.kind.words();
-        let phase = phase.map(|phase| format!(", {phase}")).unwrap_or_default();
-        add(
-            TroubleKind::Unfinished,
-            row.vm.name.as_str(),
-            format!("{kind}{phase}; settled at the next start"),
-        );
-    }
-    for folder in model.folders() {
-        let text = "made for a pool that was not added; removed at the next start if it is empty";
-        add(TroubleKind::Unfinished, folder, text.to_owned());
-    }
-    for pool in model.pools() {
-        match contents(pool, tuning) {
+    let pools: Vec<_> = model.pools().map(|pool| (pool, contents(pool, tuning))).collect();
+    let unusable = pools.iter().filter_map(|(pool, looked)| looked.is_err().then_some(&pool.name)).collect();
+    due(model, &unusable, &mut add);
+    for (pool, looked) in pools {
+        match looked {
             Ok(Some((driver, contents))) => compare(model, pool, &*driver, &contents, &mut add),
             Ok(None) => {}
             Err(reason) => add(TroubleKind::Pool, pool.name.as_str(), reason),
@@ -129,6 +118,33 @@ pub fn doctor(state: &Path, mend: Mend, tuning: &Tuning) -> Result<Examined> {
     let (schema, known_schema) = seen.schema;
     let vms = model.vm_count();
     Ok(Examined { schema, known_schema, vms, findings, repairs: seen.repairs, copy: seen.copy })
+}
+
+/// What is still to be done, and what it waits for.
+fn due(model: &Model, unusable: &HashSet<&PoolName>, add: &mut impl FnMut(TroubleKind, &str, String)) {
+    // That a disposable runs is no trouble.
+    for row in model.pending().filter(|row| row.kind != PendingKind::Run) {
+        let (kind, phase) = row.kind.words();
+        let phase = phase.map(|phase| format!(", {phase}")).unwrap_or_default();
+        let waits = row.volumes.iter().map(|volume| &volume.pool).find(|pool| unusable.contains(pool));
+        let when = waits.map_or_else(
+            || "at the next start".to_owned(),
+            |pool| format!("once the pool {pool} can be used"),
+        );
+        add(TroubleKind::Unfinished, row.vm.name.as_str(), format!("{kind}{phase}; settled {when}"));
+    }
+    for folder in model.folders() {
+        let text = "made for a pool that was not added; removed at the next start if it is empty";
+        add(TroubleKind::Unfinished, folder, text.to_owned());
+    }
+    for vm in model.vms() {
+        for (volume, pool) in vm.started.keys().filter(|(_, pool)| unusable.contains(pool)) {
+            let text = format!(
+                "its volume {volume} was started in the pool {pool}: what a run has left there is settled once that can be used"
+            );
+            add(TroubleKind::Unfinished, vm.name.as_str(), text);
+        }
+    }
 }
 
 /// A pool's driver, and what lies in the pool.
@@ -158,7 +174,11 @@ fn compare(
     let vid = |id: &VolumeId| driver.vid(id, &volumes::any_spec());
     let there: HashSet<String> = contents.volumes.iter().map(vid).collect();
     let at = |id: &VolumeId| format!("{} in pool {}", vid(id), pool.name);
+    let mut run = HashSet::new();
     for vm in model.vms() {
+        // What a run has left lies where it was started.
+        let started = vm.started.keys().filter(|(_, started)| *started == pool.name);
+        run.extend(started.map(|(volume, _)| vid(&volumes::id(vm, volume))));
         let lasting = vm.volumes.iter().filter(|v| v.kind == VolumeKind::Origin && v.pool == pool.name);
         for volume in lasting {
             let id = volumes::id(vm, &volume.name);
@@ -167,8 +187,8 @@ fn compare(
             }
         }
     }
-    let owned = |pool: &PoolName, id: &VolumeId| model.occupant(pool.as_str(), &vid(id)).is_some();
-    for id in contents.volumes.iter().filter(|id| !owned(&pool.name, id)) {
+    let owned = |vid: &str| model.occupant(pool.name.as_str(), vid).is_some() || run.contains(vid);
+    for id in contents.volumes.iter().filter(|id| !owned(&vid(id))) {
         add(TroubleKind::UnownedVolume, &at(id), "no VM has it; it is left alone".to_owned());
     }
     for path in &contents.unknown {
