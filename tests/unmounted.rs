@@ -347,3 +347,34 @@ fn what_a_run_has_left_elsewhere_goes_with_its_vm() {
     scene::until("the root to go", || scene.left_of_roots().is_empty());
     scene::create(&scene.daemon, "roots");
 }
+
+/// Of a pool that could not be taken in when the daemon started: what is wrong with it, not that it is not there.
+#[test]
+fn a_pool_that_cannot_be_used_is_refused_with_what_is_wrong_with_it_until_that_is_put_right() {
+    let hooked = Hooked::new();
+    let daemon = hooked.start("refresh_s = 1\n").start();
+    scene::template(&daemon);
+    hooked.add(&daemon);
+    let payload = b"name=work label=red pool:private=hooked";
+    assert_eq!(daemon.call("mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload).ok(), "");
+    let config = hooked.config();
+    let good = std::fs::read(&config).unwrap();
+    std::fs::write(&config, r#"{"c": {"bdriver": "nfs"}}"#).unwrap();
+    let daemon = daemon.kill_and_restart();
+    let why = "storage pool 'hooked' cannot be used now: ";
+    for (method, vm, argument, payload) in [
+        ("mgmt.vm.Start", "work", "", &b""[..]),
+        ("mgmt.vm.volume.Clear", "work", "private", b""),
+        ("mgmt.vm.volume.Snapshot", "work", "private", b""),
+        ("mgmt.vm.Clone", "work", "", b"name=copy"),
+        ("mgmt.vm.CreateInPool.AppVM", "dom0", "base", b"name=new label=red pool:private=hooked"),
+    ] {
+        let (class, text) = daemon.call(method, vm, argument, payload).exception();
+        assert_eq!(class, "StoragePoolException", "{method}: {text}");
+        let says_why = text.contains("The driver nfs was not found on your system.");
+        assert!(text.contains(why) && says_why, "{method}: {text}");
+    }
+    std::fs::write(&config, good).unwrap();
+    // Nobody starts the daemon anew.
+    scene::until("it is taken in", || daemon.call("mgmt.vm.Start", "work", "", b"").0.starts_with(b"0"));
+}

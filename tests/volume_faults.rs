@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use mgmt_tests::scene::{self, create, examine, files, left_over, names, pool, template};
-use mgmt_tests::{Answer, Daemon, Fate, Faults, Mounted, On, Start};
+use mgmt_tests::{Answer, Daemon, Fate, Faults, Hooked, Mounted, On, Start};
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
@@ -336,4 +336,44 @@ fn whichever_change_fails_in_a_pool_of_files_everything_is_as_before_or_as_after
 fn whichever_change_fails_where_blocks_are_shared_everything_is_as_before_or_as_after() {
     let Some(xfs) = Mounted::in_memory(&["mkfs.xfs", "-q", "-f", "-m", "reflink=1"]) else { return };
     sweep(Start::new().inside(&xfs.path()));
+}
+
+/// A command behind it fails, when the new data is there already: the size of what is on disk is what clients see.
+#[test]
+fn after_an_import_that_failed_last_the_size_is_that_of_the_data_that_is_there() {
+    let hooked = Hooked::new();
+    let mut daemon = hooked.start("").start();
+    template(&daemon);
+    hooked.add(&daemon);
+    for (vm, pool) in [("work", "hooked"), ("far", "varlibqubes")] {
+        let payload = format!("name={vm} label=red pool:private={pool}");
+        ok(&daemon, "mgmt.vm.CreateInPool.AppVM", "dom0", "base", payload.as_bytes());
+    }
+    let payload = |length: usize| [format!("{length}\n").into_bytes(), vec![7; length]].concat();
+    ok(&daemon, "mgmt.vm.volume.ImportWithSize", "far", "private", &payload(12288));
+    let sizes = |daemon: &Daemon| {
+        let facts = ok(daemon, "mgmt.vm.volume.Info", "work", "private", b"");
+        let told = facts.lines().find_map(|line| line.strip_prefix("size=")).unwrap().parse::<u64>().unwrap();
+        (told, std::fs::metadata(hooked.path().join("appvms/work/private.img")).unwrap().len())
+    };
+    for (hook, method, length) in [
+        ("post_volume_import_data_end", "mgmt.vm.volume.ImportWithSize", 8192),
+        ("post_volume_import", "mgmt.vm.volume.CloneTo", 12288),
+    ] {
+        let payload = match method {
+            "mgmt.vm.volume.CloneTo" => {
+                ok(&daemon, "mgmt.vm.volume.CloneFrom", "far", "private", b"").into_bytes()
+            }
+            _ => payload(8192),
+        };
+        hooked.fail(hook);
+        let (class, text) = daemon.call(method, "work", "private", &payload).exception();
+        hooked.mend(hook);
+        assert!(class == "StoragePoolException" && text.contains("as a test wants it"), "{class}: {text}");
+        assert_eq!(sizes(&daemon), (length, length), "{method}");
+        // Before the pool's first use clients see what the model has.
+        daemon = daemon.kill_and_restart();
+        assert_eq!(sizes(&daemon), (length, length), "{method}, after a restart");
+    }
+    ok(&daemon, "mgmt.vm.Start", "work", "", b"");
 }

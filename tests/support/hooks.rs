@@ -39,9 +39,14 @@ impl Hooked {
 
     /// How a daemon is started that can have this pool; with these keys of `[storage]` besides.
     pub fn start(&self, storage: &str) -> Start {
-        let config = self.at("callback.json");
+        let config = self.config();
         Start::new()
             .config(&format!("[storage]\ncallback_config = {:?}\n{storage}", config.to_str().unwrap()))
+    }
+
+    /// The file that says what the pool is.
+    pub fn config(&self) -> PathBuf {
+        self.at("callback.json")
     }
 
     /// Adds the pool.

@@ -25,6 +25,8 @@ pub(crate) struct ModelOfKernel {
     pub(crate) absent: bool,
     /// There is no target `crypt`.
     pub(crate) cannot_encrypt: AtomicBool,
+    /// What was to be encrypted with, of each device, as the command was given it.
+    keys: Mutex<Vec<String>>,
 }
 
 impl ModelOfKernel {
@@ -38,6 +40,7 @@ impl ModelOfKernel {
             busy: AtomicBool::new(false),
             absent: false,
             cannot_encrypt: AtomicBool::new(false),
+            keys: Mutex::default(),
         }
     }
 
@@ -53,6 +56,11 @@ impl ModelOfKernel {
 
     pub(crate) fn loop_devices(&self) -> usize {
         self.loops.lock().unwrap().len()
+    }
+
+    /// The keys that devices were made with, in hexadecimal.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.keys.lock().unwrap().clone()
     }
 
     fn beneath(&self, number: DeviceNumber) -> Result<File, Failed> {
@@ -132,6 +140,10 @@ impl Mapper for ModelOfKernel {
     }
 
     fn run(&self, op: &DmOp) -> Result<(), Failed> {
+        // `START LENGTH crypt CIPHER KEY ..`
+        if let Some(key) = op.input().split(' ').skip_while(|word| *word != "crypt").nth(2) {
+            self.keys.lock().unwrap().push(key.to_owned());
+        }
         match op {
             DmOp::Create { name, sectors, target } => self.create(name, *sectors, target)?,
             DmOp::Remove(name) => self.remove(name)?,

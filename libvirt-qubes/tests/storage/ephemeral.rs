@@ -81,6 +81,32 @@ async fn a_domain_is_given_the_encrypted_device_that_goes_with_the_stop() {
     }
 }
 
+/// Of a VM's two starts and of another VM's beside it: 64 bytes each, none of them twice.
+#[tokio::test]
+async fn every_start_has_a_key_of_its_own() {
+    let bench = Bench::new(ModelOfKernel::new).await;
+    let other = Volume { id: "appvms/other/volatile".parse().unwrap(), ..bench.volume.clone() };
+    for volume in [&bench.volume, &other, &bench.volume] {
+        bench.storage.start(volume, Job::default()).await.unwrap();
+        bench.storage.stop(volume, Ending::Ran).await.unwrap();
+    }
+    let mut keys = bench.kernel.keys();
+    assert_eq!(keys.len(), 3);
+    for key in &keys {
+        assert!(
+            key.len() == 128 && key.bytes().all(|digit| digit.is_ascii_hexdigit()),
+            "{} digits",
+            key.len()
+        );
+        // Of 64 random bytes some 57 are different.
+        let bytes: std::collections::BTreeSet<_> = key.as_bytes().chunks(2).collect();
+        assert!(bytes.len() > 32, "{} bytes are different", bytes.len());
+    }
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 3);
+}
+
 #[tokio::test]
 async fn what_a_killed_process_left_goes_also_when_the_volume_is_plain_by_now() {
     let bench = Bench::new(ModelOfKernel::new).await;
