@@ -1,8 +1,6 @@
 //! The life of VMs through the socket: the real daemon on the simulator, with real storage.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use mgmt_tests::scene::{create, files, in_background, left_over, pool, start, state, template, until};
@@ -263,30 +261,6 @@ fn what_was_acknowledged_is_there_after_a_kill() {
     assert_eq!(daemon.call("mgmt.vm.property.Get", "work", "memory", b"").ok(), "default=no 512");
     assert_eq!(daemon.call("mgmt.vm.property.Get", "work", "label", b"").ok(), "default=no blue");
     assert_eq!(daemon.terminate(), Some(0));
-}
-
-#[test]
-fn a_template_of_any_size_is_streamed_with_flat_memory_and_keeps_its_holes() {
-    const MIB: usize = 1 << 20;
-    let daemon = Daemon::start();
-    let mut stream = daemon.socket().connect();
-    stream.write_all(b"mgmt.vm.CreateTemplate+big dom0 name dom0\0").unwrap();
-    let (zeros, data) = (vec![0; MIB], vec![0xa5; MIB]);
-    for number in 0..300 {
-        stream.write_all(if number % 100 == 7 { &data } else { &zeros }).unwrap();
-    }
-    stream.write_all(b"end").unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    assert_eq!(Answer(answer).ok(), "");
-    let image = std::fs::metadata(pool(&daemon).join("vm-templates/big/root.img")).unwrap();
-    assert_eq!(image.len(), 300 * MIB as u64 + 512, "filled up to a whole sector");
-    assert!(image.blocks() * 512 < 8 * MIB as u64, "holes stay holes: {} blocks", image.blocks());
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim();
-    let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();
-    assert!(peak < 150 * 1024, "memory stays flat: {peak} kB");
 }
 
 #[test]

@@ -214,9 +214,13 @@ const SENT: usize = 4 * MIB + MIB / 2;
 
 /// A connection on which an import has begun and some of its data has come.
 fn begin_import(daemon: &Daemon, vm: &str) -> UnixStream {
+    begin(daemon, "ImportWithSize", vm, format!("{}\n", 64 * MIB).as_bytes())
+}
+
+fn begin(daemon: &Daemon, verb: &str, vm: &str, first: &[u8]) -> UnixStream {
     let mut stream = daemon.socket().connect();
-    let mut sent =
-        format!("mgmt.vm.volume.ImportWithSize+private dom0 name {vm}\0{}\n", 64 * MIB).into_bytes();
+    let mut sent = format!("mgmt.vm.volume.{verb}+private dom0 name {vm}\0").into_bytes();
+    sent.extend_from_slice(first);
     sent.resize(sent.len() + SENT, 9);
     stream.write_all(&sent).unwrap();
     let begun = || left_over(daemon).iter().any(|file| file.ends_with("private-import.img"));
@@ -224,14 +228,25 @@ fn begin_import(daemon: &Daemon, vm: &str) -> UnixStream {
     stream
 }
 
+/// Whether the client knows how much is to come or not, and also when all of it has come but for the client's word.
 #[test]
 fn a_broken_off_import_leaves_the_old_state() {
     let daemon = scene(Start::new());
-    import(&daemon, "work", &[1; 1024]);
-    let stream = begin_import(&daemon, "work");
-    drop(stream);
-    until("nothing is left", || left_over(&daemon).is_empty());
-    assert_eq!(content(&daemon, "work"), [1; 1024]);
+    let old = vec![1; SENT];
+    import(&daemon, "work", &old);
+    let mut events = daemon.socket().events("work");
+    let all = format!("{SENT}\n").into_bytes();
+    let part = format!("{}\n", 64 * MIB).into_bytes();
+    for (verb, first) in
+        [("ImportWithSize", &part[..]), ("ImportWithSize", &all), ("Import", b""), ("Import", &[9; 1024])]
+    {
+        let stream = begin(&daemon, verb, "work", first);
+        drop(stream);
+        events.until("work domain-volume-import-end volume=private success=False");
+        until("nothing is left", || left_over(&daemon).is_empty());
+        assert!(content(&daemon, "work") == old, "{verb}");
+        assert_eq!(info(&daemon, "work", "size"), SENT.to_string());
+    }
     start(&daemon, "work");
 }
 
