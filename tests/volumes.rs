@@ -340,6 +340,23 @@ fn a_volume_that_is_written_in_place_is_no_source_meanwhile() {
     );
 }
 
+#[test]
+fn nothing_starts_from_a_volume_that_its_vm_writes_in_place() {
+    let daemon = scene(Start::new());
+    let set = |number: &[u8]| {
+        daemon.call("admin.vm.volume.Set.revisions_to_keep", "base", "root", number).ok();
+    };
+    set(b"-1");
+    start(&daemon, "base");
+    let words = "Volume vm-templates/base/root is running";
+    for prefix in ["mgmt", "admin"] {
+        let (class, text) = daemon.call(&format!("{prefix}.vm.Start"), "work", "", b"").exception();
+        assert!(class == "QubesVMError" && text.starts_with(words), "{class} {text}");
+    }
+    assert_eq!(daemon.call("mgmt.vm.Kill", "base", "", b"").ok(), "");
+    start(&daemon, "work");
+}
+
 /// A daemon with an internal socket, and that socket.
 fn with_internal(dir: &tempfile::TempDir) -> (Daemon, Socket) {
     let path = dir.path().join("internal.sock");

@@ -276,6 +276,11 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
         Refusal::RestoreInProgress { .. } => {
             plain(Class::QubesVMError, "Restore of this domain in progress, cannot start")
         }
+        Refusal::SourceRuns { of, vid } => exception(
+            Class::QubesVMError,
+            "Volume %s is running: its VM writes it in place, and has to be stopped before others start from it",
+            [if sees(&of) { vid } else { "of its template".to_owned() }],
+        ),
         Refusal::NoKernel { vm } => exception(
             Class::QubesException,
             "Start failed: property 'kernel' of %s is empty, and this hypervisor boots no VM without a kernel: \

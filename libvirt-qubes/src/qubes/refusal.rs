@@ -309,6 +309,13 @@ pub enum Refusal {
         /// The VM.
         vm: VmName,
     },
+    /// Another VM, which runs, writes in place what one of the VM's volumes begins with.
+    SourceRuns {
+        /// The other VM.
+        of: VmName,
+        /// Its volume, by its name in the pool.
+        vid: String,
+    },
     /// This backend boots no VM without a kernel.
     NoKernel {
         /// The VM.

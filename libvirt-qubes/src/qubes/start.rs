@@ -27,6 +27,7 @@ use super::pending::{Pending, PendingKind, Reserved, StartPhase};
 use super::refusal::{HostError, Refusal, Verb};
 use super::snapshot::{Run, RunState, Snapshot};
 use super::vm::Vm;
+use super::volumes;
 use super::write::Write;
 use crate::config::{Boot, DiskSpec, DomainSpec};
 use crate::device::{Claim, DiskId};
@@ -34,7 +35,7 @@ use crate::error::{Error, Kind, Op, Result};
 use crate::exec::{Act, Effort, execute};
 use crate::hypervisor::BoxFuture;
 use crate::ids::{DomId, Vdev, VmName};
-use crate::storage::Ending;
+use crate::storage::{Ending, WrittenInPlace};
 
 /// How a Start ended, for everybody who waits for it; `None` while it is under way.
 type Outcome = watch::Receiver<Option<std::result::Result<(), HostError>>>;
@@ -124,7 +125,8 @@ impl Host {
         }
         for volume in plan.volumes() {
             let step = "verify volumes";
-            self.storage.verify(volume).await.map_err(|error| step_error(vm, step, error))?;
+            let verified = self.storage.verify(volume).await;
+            verified.map_err(|error| self.step_error(vm, step.to_owned(), error))?;
         }
         self.sequencer.announce(vec![ModelEvent::of(vm, EventKind::DomainVerifyFiles)]);
 
@@ -253,7 +255,7 @@ impl Host {
                 if cancel.is_cancelled() && failed.error.kind() == Kind::Cancelled {
                     return Err(called_off(vm));
                 }
-                Err(HostError::Step { vm: vm.name.clone(), step: failed.step, error: failed.error })
+                Err(self.step_error(vm, failed.step, failed.error))
             }
         }
     }
@@ -508,8 +510,22 @@ pub(super) fn called_off(vm: &Vm) -> HostError {
     HostError::CalledOff { vm: vm.name.clone() }
 }
 
-fn step_error(vm: &Vm, step: &str, error: Error) -> HostError {
-    HostError::Step { vm: vm.name.clone(), step: step.to_owned(), error }
+impl Host {
+    /// Of a source that its own VM writes in place no step is to blame.
+    fn step_error(&self, vm: &Vm, step: String, error: Error) -> HostError {
+        let runs = WrittenInPlace::of(&error).and_then(|source| {
+            let seen = self.snapshot();
+            let mut sources = vm.volumes.iter().filter_map(|v| seen.model.volume_source(vm, v.name.as_str()));
+            let (of, found) =
+                sources.find(|(owner, volume)| volumes::id(owner, &volume.name) == source.volume)?;
+            let vid = found.vid.as_deref().map_or_else(|| source.volume.to_string(), str::to_owned);
+            Some(Refusal::SourceRuns { of: of.name.clone(), vid })
+        });
+        match runs {
+            Some(refusal) => refusal.into(),
+            None => HostError::Step { vm: vm.name.clone(), step, error },
+        }
+    }
 }
 
 fn store_error(vm: &VmName, error: HostError) -> Error {

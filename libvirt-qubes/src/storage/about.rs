@@ -4,6 +4,21 @@ use super::uses::Uses;
 use super::{VolumeId, VolumeKind, VolumeSpec};
 use crate::error::{Error, Kind, Op, Result};
 
+/// Why a volume's committed state cannot be had: its running VM writes into it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Volume {volume} is running and written in place: stop its VM first")]
+pub struct WrittenInPlace {
+    /// The volume.
+    pub volume: VolumeId,
+}
+
+impl WrittenInPlace {
+    /// Whether an error says that.
+    pub fn of(error: &Error) -> Option<&Self> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+}
+
 /// One operation on one volume.
 pub(super) trait About {
     /// Which operation, on which volume.
@@ -16,6 +31,12 @@ pub(super) trait About {
     fn refuse(&self, kind: Kind, why: impl Into<String>) -> Error {
         let (op, id) = self.about();
         Error::new(kind, op, id).because(why.into())
+    }
+
+    /// What it holds is what its VM is writing just now.
+    fn written_in_place(&self) -> Error {
+        let (op, id) = self.about();
+        Error::new(Kind::Busy, op, id).because(WrittenInPlace { volume: id.clone() })
     }
 
     /// Only a persistent volume will do.

@@ -29,6 +29,7 @@ mod volume;
 mod watermark;
 mod work;
 
+pub use about::WrittenInPlace;
 pub use callback::CallbackDriver;
 pub use config::{DriverKind, DriverOption, Need};
 pub use driver::{

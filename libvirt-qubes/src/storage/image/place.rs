@@ -253,10 +253,7 @@ impl<'a> Place<'a> {
     /// Written in place, or not there at all.
     pub(super) fn why_no_clean(&self) -> Result<Error> {
         Ok(match self.look()?.dirty {
-            Some(_) => self.refuse(
-                Kind::Busy,
-                format!("Volume {} is running and written in place: stop its VM first", self.id),
-            ),
+            Some(_) => self.written_in_place(),
             None => self.missing(),
         })
     }

@@ -120,10 +120,7 @@ impl<'a> Place<'a> {
     /// Written in place, or not there at all.
     pub(super) fn why_no_current(&self, found: &Found) -> Error {
         match (&found.snap, &found.foreign) {
-            (Some(_), _) => self.refuse(
-                Kind::Busy,
-                format!("Volume {} is running and written in place: stop its VM first", self.id),
-            ),
+            (Some(_), _) => self.written_in_place(),
             (None, Some(foreign)) => {
                 let pool = &self.shared.pool;
                 self.refuse(Kind::NotFound, format!("{}/{foreign} is not in the thin pool {pool}", pool.vg()))
