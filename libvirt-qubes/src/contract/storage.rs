@@ -82,6 +82,7 @@ pub const CONTRACTS: &[Contract] = contracts![
     sources::only_persistent_volumes_are_exported_or_imported,
     states::the_newest_revisions_are_kept,
     states::a_revert_goes_back_and_keeps_what_was,
+    states::a_state_that_was_gone_back_to_is_the_newest_when_it_is_former_again,
     states::a_kept_state_stays_until_it_is_forgotten,
     states::former_states_are_listed_oldest_first,
     states::a_dirty_volume_is_not_reverted,

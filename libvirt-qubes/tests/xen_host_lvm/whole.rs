@@ -53,6 +53,7 @@ contracts! {
     only_persistent_volumes_are_exported_or_imported
     the_newest_revisions_are_kept
     a_revert_goes_back_and_keeps_what_was
+    a_state_that_was_gone_back_to_is_the_newest_when_it_is_former_again
     a_kept_state_stays_until_it_is_forgotten
     former_states_are_listed_oldest_first
     a_dirty_volume_is_not_reverted

@@ -66,6 +66,26 @@ pub(super) fn a_revert_goes_back_and_keeps_what_was(pool: &Pool) {
     );
 }
 
+pub(super) fn a_state_that_was_gone_back_to_is_the_newest_when_it_is_former_again(pool: &Pool) {
+    if pool.driver.as_revisions().is_none() {
+        return;
+    }
+    let (volume, spec) = (id("appvms/work/private"), keeping(RevisionsToKeep::Newest(3)));
+    pool.holding(&volume, &spec, b"one");
+    pool.run(&volume, &spec, b"two");
+    pool.run(&volume, &spec, b"six");
+    let one = pool.revisions(&volume).get(1).expect("three revisions").clone();
+    revert(pool, &volume, &spec, &one);
+    assert_eq!(pool.committed(&volume, &spec, 3), b"one");
+    pool.run(&volume, &spec, b"ten");
+    // Whatever its date: it was the state until now, and is the last that retention would take.
+    let newest = pool.revisions(&volume).last().expect("revisions").clone();
+    pool.run(&volume, &keeping(RevisionsToKeep::Newest(2)), b"new");
+    assert_eq!(pool.revisions(&volume).first(), Some(&newest));
+    revert(pool, &volume, &spec, &newest);
+    assert_eq!(pool.committed(&volume, &spec, 3), b"one");
+}
+
 pub(super) fn a_kept_state_stays_until_it_is_forgotten(pool: &Pool) {
     let Some(states) = pool.driver.as_revisions() else { return };
     let (volume, spec) = (id("appvms/work/private"), keeping(RevisionsToKeep::Newest(1)));

@@ -26,12 +26,17 @@ impl Revisions for ImageDriver {
         // What is the clean image itself was left by a commit that did not come to its end.
         let is_former = |m: &Metadata| !found.clean.as_ref().is_some_and(|clean| same_file(m, clean));
         let automatic = found.revisions.iter().filter(|(_, m)| is_former(m));
-        let automatic = automatic.map(|(r, m)| (m, r.time, RevisionName::Automatic(r.number)));
+        // Among these their numbers are the order, as for what retention removes: one that was gone back to has an old date.
+        let mut latest = (i64::MIN, 0);
+        let automatic = automatic.map(|(r, m)| {
+            latest = latest.max((r.time, m.mtime_nsec()));
+            (latest, r.time, RevisionName::Automatic(r.number))
+        });
         // The file of a kept state was made when it was kept; what it holds was committed when its data says.
-        let kept = found.kept.iter().map(|(number, m)| (m, m.mtime(), RevisionName::Kept(*number)));
+        let kept = found.kept.iter();
+        let kept = kept.map(|(number, m)| ((m.mtime(), m.mtime_nsec()), m.mtime(), RevisionName::Kept(*number)));
         let mut all: Vec<_> = automatic.chain(kept).collect();
-        // Several may be of one second.
-        all.sort_by_key(|(m, time, _)| (*time, m.mtime_nsec()));
+        all.sort_by_key(|(at, ..)| *at);
         Ok(all
             .into_iter()
             .filter_map(|(_, committed_at, name)| Some(Revision { id: name.id()?, committed_at }))

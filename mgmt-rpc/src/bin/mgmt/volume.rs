@@ -42,7 +42,7 @@ pub(crate) enum Verb {
         vm: String,
         /// The volume
         volume: String,
-        /// The snapshot or revision; the newest where it is not given
+        /// The snapshot or revision; where it is not given, the state before the present one
         snapshot: Option<String>,
     },
     /// Remove a former state of a volume
@@ -182,9 +182,18 @@ async fn snapshots(shell: &Shell, vm: &str, volume: &str) -> Result<String, Exit
     shell.ask(Call::new("mgmt.vm.volume.ListSnapshots", vm).with(volume), b"").await
 }
 
+/// The state before the present one: the newest revision. Where none is kept, the newest snapshot; one may be of the
+/// present state.
 fn newest(snapshots: &str) -> Result<String, Exit> {
-    let newest = snapshots.lines().last().map(str::to_owned);
-    newest.ok_or_else(|| Exit::Usage("the volume has no snapshot to go back to".to_owned()))
+    let newest_first = || snapshots.lines().rev();
+    let newest = newest_first().find(|id| !is_explicit(id)).or_else(|| newest_first().next());
+    let none = || Exit::Usage("the volume has no snapshot to go back to".to_owned());
+    newest.map(str::to_owned).ok_or_else(none)
+}
+
+/// Whether that is the name of a state that somebody wanted kept: `s1`.
+fn is_explicit(id: &str) -> bool {
+    id.strip_prefix('s').is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 async fn import(
@@ -218,7 +227,20 @@ async fn import(
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::{newest, size};
+
+    #[test]
+    fn without_a_name_the_state_before_the_present_one_is_meant() {
+        for (listed, meant) in [
+            ("1\n2\n", "2"),
+            ("1\n2\ns1\n", "2"),
+            ("s1\ns2\n", "s2"),
+            ("1700000000-back\ns3\n", "1700000000-back"),
+        ] {
+            assert!(newest(listed).is_ok_and(|id| id == meant), "{listed}");
+        }
+        assert!(newest("").is_err());
+    }
 
     #[test]
     fn a_size_may_have_a_unit() {
