@@ -193,6 +193,12 @@ impl Registered {
         &self.cancel
     }
 
+    /// Whether no operation of a kind that is still there was registered before this one.
+    pub fn is_before_any(&self, kind: OperationKind) -> bool {
+        let state = lock(&self.place.queue.state);
+        state.entries.iter().take_while(|entry| entry.id != self.id).all(|entry| entry.kind != kind)
+    }
+
     /// Waits for the VM's lock, in the order of asking. Cancelled while waiting is `NoTurn::Cancelled`.
     pub async fn lock(&self) -> Result<Held, NoTurn> {
         tokio::select! {

@@ -181,4 +181,11 @@ impl Snapshot {
             && !self.cells.runs.contains_key(&vm.uuid)
             && !self.model.start_pending(vm.uuid)
     }
+
+    /// The same for whoever holds the VM's lock and came before every Start of it: one that waits for the lock does not count.
+    pub fn is_halted_for_first(&self, vm: &Vm) -> bool {
+        vm.class.has_lifecycle()
+            && self.run(vm.uuid).is_none_or(|run| run.domid.is_none())
+            && !self.model.start_pending(vm.uuid)
+    }
 }

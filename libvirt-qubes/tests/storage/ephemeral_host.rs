@@ -16,7 +16,7 @@ use libvirt_qubes::storage::{DriverKind, Limits, Tuning};
 
 use crate::kernel_model::ModelOfKernel;
 
-async fn host(dir: &Path, world: &World, kernel: &Arc<ModelOfKernel>) -> Arc<Host> {
+pub(crate) async fn host(dir: &Path, world: &World, kernel: &Arc<ModelOfKernel>) -> Arc<Host> {
     let config = || HostConfig {
         state: dir.join("state"),
         storage_dir: dir.join("pool"),
@@ -38,11 +38,11 @@ async fn host(dir: &Path, world: &World, kernel: &Arc<ModelOfKernel>) -> Arc<Hos
     }
 }
 
-fn work() -> VmName {
+pub(crate) fn work() -> VmName {
     "work".parse().unwrap()
 }
 
-async fn make_work(host: &Arc<Host>) {
+pub(crate) async fn make_work(host: &Arc<Host>) {
     let request = CreateRequest {
         name: work(),
         class: VmClass::StandaloneVm,

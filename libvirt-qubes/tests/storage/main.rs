@@ -20,3 +20,5 @@ mod mapped;
 mod model;
 mod odd;
 mod room;
+#[cfg(feature = "qubes")]
+mod turns;

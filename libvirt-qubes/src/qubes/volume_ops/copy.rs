@@ -101,8 +101,8 @@ impl Host {
             () = cancel.cancelled() => return Err(broken_off(&target)),
             held = registered.lock() => held.map_err(|no| no_turn(&target.vm, no))?,
         };
-        let replacing = Replacing::begin(self, self.still_named(&target)?).await?;
-        let Named { vm, config, placed } = &replacing.named;
+        let replacing = Replacing::begin(self, self.still_named(&target, &registered)?).await?;
+        let Named { vm, config, placed, .. } = &replacing.named;
         let meter = Meter::begin(&self.sequencer, vm, &config.name, export.size().get(), Tell::Always);
         let either = registered.cancel_token().child_token();
         let filled = {

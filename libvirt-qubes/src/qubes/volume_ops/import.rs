@@ -36,8 +36,8 @@ impl Host {
         // A task of its own: a caller that goes away while the row is written leaves no row.
         let task = self.tasks.spawn(async move {
             let held = registered.lock().await.map_err(|no| no_turn(&named.vm, no))?;
-            let (replacing, import, size) =
-                host.begin_import(host.still_named(&named)?, size, ImportSize::Exactly).await?;
+            let named = host.still_named(&named, &registered)?;
+            let (replacing, import, size) = host.begin_import(named, size, ImportSize::Exactly).await?;
             let Named { vm, config, .. } = &replacing.named;
             let meter = Meter::begin(&host.sequencer, vm, &config.name, size.get(), Tell::Always);
             let done = ByteSize::bytes(0);

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::class::VolumeKind;
 use super::diff::Diff;
 use super::host::Host;
-use super::operation::OperationKind;
+use super::operation::{OperationKind, Registered};
 use super::refusal::{HostError, Refusal};
 use super::snapshot::Snapshot;
 use super::start::{called_off, no_turn};
@@ -47,6 +47,8 @@ pub(super) struct Named {
     pub(super) vm: Arc<Vm>,
     pub(super) config: Arc<VolumeConfig>,
     pub(super) placed: Volume,
+    /// Whether the operation on it came before every Start of its VM.
+    is_first: bool,
 }
 
 impl Named {
@@ -55,7 +57,13 @@ impl Named {
         let missing = || Refusal::NoSuchVolume { vm: vm.name.clone(), volume: volume.to_owned() };
         let config = vm.volume(volume).ok_or_else(missing)?;
         let placed = volumes::place(seen, vm, config)?;
-        Ok(Self { vm: Arc::clone(vm), config: Arc::clone(config), placed })
+        Ok(Self { vm: Arc::clone(vm), config: Arc::clone(config), placed, is_first: false })
+    }
+
+    /// Whether its VM is halted, for the operation on it. In the order of arrival: a Start that came later, and waits, is no
+    /// reason to refuse.
+    fn is_halted(&self, seen: &Snapshot) -> bool {
+        if self.is_first { seen.is_halted_for_first(&self.vm) } else { seen.is_halted(&self.vm) }
     }
 
     /// Its name in the pool, as people see it.
@@ -81,17 +89,13 @@ impl Host {
     }
 
     /// The same volume as it is now that its VM's lock is held.
-    fn still_named(&self, named: &Named) -> Result<Named, HostError> {
+    fn still_named(&self, named: &Named, registered: &Registered) -> Result<Named, HostError> {
         let seen = self.snapshot();
         let gone = |_| Refusal::NoSuchVm { name: named.vm.name.clone() };
         let vm = seen.model.find_uuid(named.vm.uuid).map_err(gone)?;
         let named = Named::find(&seen, vm, named.config.name.as_ref())?;
         self.handed.refuse(&named)?;
-        Ok(named)
-    }
-
-    fn is_halted(&self, vm: &Vm) -> bool {
-        self.snapshot().is_halted(vm)
+        Ok(Named { is_first: registered.is_before_any(OperationKind::Start), ..named })
     }
 
     /// Runs work on a volume under its VM's lock, as a task of its own. The token is cancelled by a Kill, and of
@@ -113,7 +117,7 @@ impl Host {
         let host = Arc::clone(self);
         let task = self.tasks.spawn(async move {
             let _held = registered.lock().await.map_err(|no| no_turn(&named.vm, no))?;
-            let named = host.still_named(&named)?;
+            let named = host.still_named(&named, &registered)?;
             let (vm, cancel) = (Arc::clone(&named.vm), registered.cancel_token().clone());
             let ended = work(Arc::clone(&host), named, cancel.clone()).await;
             host.told_why(&vm, &cancel, ended)

@@ -24,16 +24,16 @@ impl Replacing {
     /// Commits the row. The VM is halted then, and its lock is held.
     pub(super) async fn begin(host: &Arc<Host>, named: Named) -> Result<Self, HostError> {
         named.must_be_kept()?;
-        let uuid = named.vm.uuid;
-        let row = host.committer.commit(move |seen| begin_halted(seen, uuid)).await?;
+        let of = named.clone();
+        let row = host.committer.commit(move |seen| begin_halted(seen, &of)).await?;
         Ok(Self { host: Arc::clone(host), named, row })
     }
 
     /// The same for what must be possible where there is no room left.
     pub(super) async fn begin_without_room(host: &Arc<Host>, named: Named) -> Result<Self, HostError> {
         named.must_be_kept()?;
-        let uuid = named.vm.uuid;
-        let row = host.committer.commit(move |seen| begin_halted(seen, uuid).map(Diff::frees_space)).await?;
+        let of = named.clone();
+        let row = host.committer.commit(move |seen| begin_halted(seen, &of).map(Diff::frees_space)).await?;
         Ok(Self { host: Arc::clone(host), named, row })
     }
 
@@ -51,7 +51,7 @@ impl Replacing {
         replaced: Result<ByteSize, HostError>,
         told: impl Fn(bool) -> Option<EventKind> + Send + 'static,
     ) -> Result<(), HostError> {
-        let Self { host, named: Named { vm, config, placed }, row } = self;
+        let Self { host, named: Named { vm, config, placed, .. }, row } = self;
         let (of, volume) = (Arc::clone(&vm), config.name.clone());
         let is_replaced = replaced.is_ok();
         let size = match &replaced {
@@ -86,12 +86,12 @@ impl Replacing {
     }
 }
 
-fn begin_halted(seen: &Snapshot, vm: uuid::Uuid) -> Result<Diff<PendingId>, Refused> {
-    let found = seen.model.find_uuid(vm)?;
-    if !seen.is_halted(found) {
+fn begin_halted(seen: &Snapshot, named: &Named) -> Result<Diff<PendingId>, Refused> {
+    let found = seen.model.find_uuid(named.vm.uuid)?;
+    if !named.is_halted(seen) {
         return Err(Refusal::NotHalted { vm: found.name.clone() }.into());
     }
-    begin(seen, vm)
+    begin(seen, found.uuid)
 }
 
 fn begin(seen: &Snapshot, vm: uuid::Uuid) -> Result<Diff<PendingId>, Refused> {

@@ -55,7 +55,7 @@ impl Host {
             _ if named.config.access == Access::ReadOnly => {
                 return Err(VolumeRefusal::ResizeReadOnly { vid }.into());
             }
-            VolumeKind::Snapshot if self.is_halted(&named.vm) => {
+            VolumeKind::Snapshot if named.is_halted(&self.snapshot()) => {
                 let source = source.unwrap_or_default();
                 return Err(VolumeRefusal::ResizeSnapshot { vid, source }.into());
             }

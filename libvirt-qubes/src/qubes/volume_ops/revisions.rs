@@ -47,7 +47,7 @@ impl Host {
                     meter.finish();
                     Ok(id)
                 }
-                Err(error) if error.kind() == Kind::Busy && !host.is_halted(&named.vm) => {
+                Err(error) if error.kind() == Kind::Busy && !named.is_halted(&host.snapshot()) => {
                     Err(Refusal::NotHalted { vm: named.vm.name.clone() }.into())
                 }
                 Err(error) => Err(error.into()),
@@ -69,7 +69,7 @@ impl Host {
     ) -> Result<(), HostError> {
         let revision = revision.to_owned();
         self.volume_operation(OperationKind::Copy, (vm, volume), |host, named, cancel| async move {
-            if !host.is_halted(&named.vm) {
+            if !named.is_halted(&host.snapshot()) {
                 return Err(VolumeRefusal::RevertRunning { vid: named.vid() }.into());
             }
             let id = host.find_revision(&named, &revision).await?;
