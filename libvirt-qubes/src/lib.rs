@@ -17,6 +17,7 @@ pub mod ids;
 pub mod qrexec;
 #[cfg(feature = "qubes")]
 pub mod qubes;
+mod said;
 pub mod sim;
 pub mod storage;
 mod sys;

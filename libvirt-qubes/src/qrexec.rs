@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::error::{At, Error, Kind, Op, Result};
 use crate::hypervisor::BoxFuture;
 use crate::ids::VmName;
+use crate::said;
 
 /// A service to be called in a running domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +92,7 @@ impl QrexecClient {
         if ended.success() {
             return Ok(output);
         }
-        let words = String::from_utf8_lossy(&errors);
-        let why = match words.trim() {
+        let why = match said::in_one_line(&errors, |_| false).as_str() {
             "" => ended.to_string(),
             words => format!("{ended}: {words}"),
         };

@@ -13,6 +13,7 @@ use std::thread::{self, ThreadId};
 use xen_sys::{__va_list_tag, xentoollog_level, xentoollog_logger};
 
 use super::{children, telling};
+use crate::said;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
@@ -87,7 +88,7 @@ impl Drop for Log {
 
 impl Sink {
     fn log(&self, level: xentoollog_level, errno: c_int, message: &str) {
-        let mut line = telling::strip(message).to_owned();
+        let mut line = said::shown(telling::strip(message));
         if errno >= 0 {
             line.push_str(&format!(": {}", std::io::Error::from_raw_os_error(errno)));
         }
@@ -100,7 +101,9 @@ impl Sink {
             xentoollog_level::XTL_NOTICE | xentoollog_level::XTL_INFO => {
                 tracing::debug!(target: "libxl", on = %self.label, "{line}");
             }
-            _ => tracing::trace!(target: "libxl", on = %self.label, "{message}", message = message.trim()),
+            _ => {
+                tracing::trace!(target: "libxl", on = %self.label, "{message}", message = said::shown(message.trim()))
+            }
         }
         if level.0 >= xentoollog_level::XTL_ERROR.0 {
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);

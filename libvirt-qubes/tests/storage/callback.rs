@@ -29,7 +29,7 @@ echo "$pool $bdriver $conf_id" >> "$dir/head"
 if [ -e "$dir/kill" ] && [ "$(wc -l < "$dir/log")" -eq "$(cat "$dir/kill")" ]; then kill -9 $PPID; fi
 if [ -e "$dir/wait.$hook" ]; then sleep 1000 & wait; fi
 if [ -e "$dir/signal.$hook" ]; then echo said; echo SIGNAL_setup; fi
-if [ -e "$dir/fail.$hook" ]; then echo "no $hook today" >&2; exit 3; fi
+if [ -e "$dir/fail.$hook" ]; then cat "$dir/fail.$hook" >&2; echo "no $hook today" >&2; exit 3; fi
 "#;
 
 /// A pool with its configuration, its command, and the folder that it lies in.
@@ -345,6 +345,10 @@ fn a_command_that_fails_leaves_what_its_table_says() {
     );
     assert_eq!(error.report(), told);
     assert!(!rig.pool().exists());
+    // What it says is for people: no terminal obeys it.
+    rig.set("fail.pre_setup", "\x1b[31mred\x1b[0m\r\u{9b}2J\u{202e}\tx\n");
+    let told = rig.driver().setup().unwrap_err().report();
+    assert!(told.ends_with(": _[31mred_[0m; _2J_ x; no pre_setup today"), "{told:?}");
     rig.unset("fail.pre_setup");
     let driver = rig.driver();
     driver.setup().unwrap();

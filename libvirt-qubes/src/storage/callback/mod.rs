@@ -88,6 +88,7 @@ use crate::error::{Error, Kind, Op, Result};
 use crate::ids::{ByteSize, PoolName};
 
 /// So much of what a command says is kept.
+use crate::said;
 const MOST_OUTPUT: usize = 64 * 1024;
 /// So much of its standard error is told.
 const MOST_TOLD: usize = 2 * 1024;
@@ -286,8 +287,7 @@ impl Shared {
 /// The end of what a command wrote to standard error, in one line.
 fn telling(errors: &[u8]) -> String {
     let end = errors.get(errors.len().saturating_sub(MOST_TOLD)..).unwrap_or(errors);
-    let text = String::from_utf8_lossy(end);
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    said::in_one_line(end, |_| false)
 }
 
 /// The same, for the end of a sentence.

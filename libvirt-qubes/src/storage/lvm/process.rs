@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::op::LvOp;
 use super::report::{Lv, Reply};
 use super::runner::Failed;
+use crate::said;
 use crate::storage::command;
 
 /// `lvm` with the environment that its words and numbers are read in, and in a process group of its own, so that
@@ -47,9 +48,7 @@ pub(super) fn run(program: &Path, op: &LvOp, limit: Duration) -> Result<Vec<Lv>,
 
 /// The lines of standard error that tell something, in one line.
 fn telling(errors: &[u8]) -> String {
-    let text = String::from_utf8_lossy(errors);
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_noise(line));
-    lines.collect::<Vec<_>>().join("; ")
+    said::in_one_line(errors, is_noise)
 }
 
 /// What LVM says of every thin pool that promises more than it has.

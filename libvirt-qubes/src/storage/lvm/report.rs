@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::process::is_noise;
+use crate::said::shown;
 
 /// A logical volume, as far as it was asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -98,7 +99,7 @@ impl Reply {
     pub(super) fn complaints(&self) -> String {
         let said = self.log.iter().filter(|line| matches!(line.log_type.as_str(), "error" | "warn"));
         let said = said.map(|line| line.log_message.trim()).filter(|line| !is_noise(line));
-        said.collect::<Vec<_>>().join("; ")
+        said.map(shown).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -18,6 +18,7 @@ use super::op::LvOp;
 use super::process;
 use super::report::{Lv, Reply};
 use super::runner::Failed;
+use crate::said;
 use crate::storage::command::Watched;
 
 /// Its return code of success and its name are LVM's since 2017.
@@ -154,7 +155,7 @@ impl Said {
         if lines.len() == 8 {
             lines.pop_front();
         }
-        lines.push_back(line.chars().take(300).collect());
+        lines.push_back(said::shown(line).chars().take(300).collect());
     }
 
     /// Why, and what was said.

@@ -30,6 +30,7 @@ pub use super::lvm::Failed;
 use super::{VolumeId, command};
 use crate::error::{Error, Kind, Op};
 use crate::ids::VolumeName;
+use crate::said;
 
 /// The name of a device: `mgmt-DEVICE:INODE-VOLUME`, by the folder that the volume lies in, as `stat` gives it. So it
 /// is the same after a restart, and no other pool's.
@@ -157,9 +158,7 @@ impl DeviceMapper {
 
 /// The lines of standard error that tell something, in one line.
 fn telling(errors: &[u8]) -> String {
-    let text = String::from_utf8_lossy(errors);
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "Command failed.");
-    lines.collect::<Vec<_>>().join("; ")
+    said::in_one_line(errors, |line| line == "Command failed.")
 }
 
 impl Mapper for DeviceMapper {
