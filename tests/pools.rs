@@ -299,15 +299,21 @@ fn a_refused_pool_leaves_nothing() {
     std::os::unix::fs::symlink(at("fast"), at("link")).unwrap();
     std::os::unix::fs::symlink(at("nowhere"), at("dangling")).unwrap();
     for (driver, path, class, text) in [
-        ("file", "taken", "StoragePoolException", "vm-templates"),
+        ("file", "taken", "StoragePoolException", "taken/vm-templates: invalid: it is a file and no folder"),
         ("file", "link", "QubesPoolInUseError", "same place as pool 'fast'"),
         ("file-reflink", "link/appvms", "QubesPoolInUseError", "lies inside that of pool 'fast'"),
         ("file", "link/deep", "QubesPoolInUseError", "lies inside that of pool 'fast'"),
-        ("file", "dangling", "StoragePoolException", "dangling"),
-        ("linux-kernel", "dangling", "StoragePoolException", "dangling"),
+        (
+            "file",
+            "dangling",
+            "StoragePoolException",
+            "where no folder is: make that folder, or remove the link",
+        ),
+        ("linux-kernel", "dangling", "StoragePoolException", "where no folder is"),
         ("file", "no/deep", "StoragePoolException", "must exist"),
         ("linux-kernel", "no/deep", "StoragePoolException", "must exist"),
-        ("file", "state/state.db", "StoragePoolException", "state.db"),
+        ("file", "state/state.db", "StoragePoolException", "state.db: invalid: it is a file and no folder"),
+        ("linux-kernel", "state/state.db", "StoragePoolException", "it is a file and no folder"),
     ] {
         refused(&add(&daemon, driver, "new", &options(path)), class, text);
         assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel", "fast"], "{driver} {path}");

@@ -64,6 +64,7 @@ impl Driver for KernelDriver {
 
     fn setup(&self) -> Result<()> {
         place::needs_parent(&self.dir)?;
+        place::must_be_folder(&self.dir)?;
         match std::fs::create_dir(&self.dir) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && self.dir.is_dir() => Ok(()),
             made => made.at(Op::SetupPool, self.dir.display()),

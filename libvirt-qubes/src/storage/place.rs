@@ -1,11 +1,13 @@
 //! Where pools have their data, and how the places of two pools lie to each other.
 
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{backing, mounts};
-use crate::error::{Error, Kind, Op, Result};
+use crate::error::{At, Error, Kind, Op, Result};
+use crate::said;
 
 /// Where a pool's data lies: two pools of one place would take each other's volumes for their own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -111,6 +113,28 @@ pub(super) fn needs_parent(dir: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// What is at a pool's path already can only be a folder.
+pub(super) fn must_be_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let there = match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        there => there.at(Op::SetupPool, path.display())?,
+    };
+    let why = if there.is_symlink() {
+        let target = std::fs::read_link(path).at(Op::SetupPool, path.display())?;
+        format!(
+            "it is a link to {}, where no folder is: make that folder, or remove the link",
+            said::shown(&target.to_string_lossy())
+        )
+    } else {
+        let what = if there.is_file() { "a file" } else { "a device or the like" };
+        format!("it is {what} and no folder: name another path, or move it away")
+    };
+    Err(Error::new(Kind::Invalid, Op::SetupPool, path.display()).because(why))
 }
 
 #[cfg(test)]

@@ -266,6 +266,9 @@ impl ImageDriver {
         let Shared { dir, flavour, disk, .. } = &*self.shared;
         places::needs_parent(dir)?;
         let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
+        std::iter::once(dir.clone())
+            .chain(VolumeGroup::ALL.map(|group| dir.join(group.as_str())))
+            .try_for_each(|path| places::must_be_folder(&path))?;
         let fits = fits(dir).and_then(|()| {
             if *flavour == Flavour::Reflink(SetupCheck::Probe) && !Self::can_share_blocks(dir)? {
                 let advice =
