@@ -264,6 +264,8 @@ fn kind_of_io(error: &std::io::Error) -> Kind {
         E::ResourceBusy | E::ExecutableFileBusy => Kind::Busy,
         E::Unsupported => Kind::Unsupported,
         E::InvalidData => Kind::Corrupt,
+        // No file is so large there: whoever named the size can name another.
+        E::FileTooLarge => Kind::Invalid,
         _ => Kind::Io,
     }
 }

@@ -506,6 +506,27 @@ fn a_volatile_volume_does_not_get_a_size_that_no_file_can_have() {
     let refused = driver.resize(&id, &spec, ByteSize::bytes(20_000_000_000_000)).unwrap_err();
     assert_eq!(refused.kind(), Kind::Invalid);
     assert!(refused.report().contains("has no files of 20000000000000 bytes"), "{}", refused.report());
+    // Of what is there it is the same fault, and no error of the disk.
+    let other: VolumeId = "appvms/work/private".parse().unwrap();
+    let origin = VolumeSpec { kind: VolumeKind::Origin, ..spec.clone() };
+    driver.create(&other, &origin).unwrap();
+    let size = ByteSize::bytes(20_000_000_000_000);
+    let too_large = VolumeSpec { size, ..origin.clone() };
+    let import = || {
+        let mut import = driver.begin_import(&other, &origin, ImportSize::Zeros(size))?;
+        import.skip(size)?;
+        import.finish().map(drop)
+    };
+    for refused in [
+        driver.resize(&other, &origin, size),
+        driver.create(&"appvms/work/new".parse().unwrap(), &too_large),
+        import(),
+    ] {
+        let refused = refused.unwrap_err();
+        let words = format!("the file system of {}/pool has no files so large", ext4.path().display());
+        assert!(refused.kind() == Kind::Invalid && refused.report().contains(&words), "{}", refused.report());
+    }
+    driver.remove(&other).unwrap();
     // What is larger than the file system is no more than a promise.
     driver.resize(&id, &spec, ByteSize::bytes(1 << 40)).unwrap();
     assert_eq!(names(&ext4.path().join("pool/appvms")), Vec::<String>::new());

@@ -248,7 +248,7 @@ fn a_copy_that_began_with_room_stops_at_the_watermark() {
 fn going_back_to_a_kept_state_without_room_changes_nothing() {
     let test = "going_back_to_a_kept_state_without_room_changes_nothing";
     let Some(small) = Mounted::new(Mkfs::Ext4, 32 << 20, test) else { return };
-    let driver = ImageDriver::file(&small.path().join("pool")).unwrap();
+    let driver = ImageDriver::file(&small.path().join("pool")).unwrap().named(&"small".parse().unwrap());
     driver.setup().unwrap();
     let (id, spec) = (private(), spec(2, Sharing::Source));
     driver.create(&id, &spec).unwrap();
@@ -259,6 +259,11 @@ fn going_back_to_a_kept_state_without_room_changes_nothing() {
     let ballast = fill(&small);
     let refused = driver.revert(&id, &spec, &kept, &Job::default()).unwrap_err();
     assert_eq!(refused.kind(), Kind::NoSpace, "{}", refused.report());
+    let words = format!(
+        "storage pool 'small': the file system of {}/pool has no room left; make it",
+        small.path().display()
+    );
+    assert!(refused.report().contains(&words), "{}", refused.report());
     assert_eq!(names(&small.path().join("pool/appvms/work")), before);
     ballast.set_len(0).unwrap();
     driver.revert(&id, &spec, &kept, &Job::default()).unwrap();

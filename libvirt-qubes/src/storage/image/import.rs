@@ -159,12 +159,12 @@ impl ImportWriter for ImageImport {
             self.target.shared.room(Op::ImportVolume, &self.target.id)?;
         }
         let written = self.room(more)?.write(data);
-        written.at(Op::ImportVolume, &self.target.id)
+        self.target.shared.placed(written.at(Op::ImportVolume, &self.target.id))
     }
 
     fn skip(&mut self, length: ByteSize) -> Result<()> {
         let skipped = self.room(length.get())?.skip(length.get());
-        skipped.at(Op::ImportVolume, &self.target.id)
+        self.target.shared.placed(skipped.at(Op::ImportVolume, &self.target.id))
     }
 
     fn hand_out(&mut self) -> Result<PathBuf> {
@@ -173,14 +173,19 @@ impl ImportWriter for ImageImport {
         let size = self.size.to_hand_out(came).map_err(|why| place.refuse(Kind::Invalid, why))?;
         let size = place.whole_sectors(size)?;
         if let Some(writer) = self.writer.take() {
-            writer.finish(size.get()).at(Op::ImportVolume, &self.target.id)?;
+            let finished = writer.finish(size.get()).at(Op::ImportVolume, &self.target.id);
+            self.target.shared.placed(finished)?;
         }
         self.handed_out = Some(size.get());
         Ok(place.path(&Image::Import))
     }
 
     fn settle(&mut self) -> Result<()> {
-        if self.handed_out.is_some() { self.target.place().make_durable(&Image::Import) } else { Ok(()) }
+        if self.handed_out.is_none() {
+            return Ok(());
+        }
+        let durable = self.target.place().make_durable(&Image::Import);
+        self.target.shared.placed(durable)
     }
 
     fn finish(mut self: Box<Self>) -> Result<ByteSize> {
@@ -192,7 +197,8 @@ impl ImportWriter for ImageImport {
                 let why = format!("its file was left with {length} bytes, {size} were expected");
                 return Err(place.refuse(Kind::Invalid, why));
             }
-            self.target.commit()?;
+            let committed = self.target.commit();
+            self.target.shared.placed(committed)?;
             return Ok(ByteSize::bytes(size));
         }
         let came = ByteSize::bytes(self.room(0)?.position());
@@ -200,9 +206,11 @@ impl ImportWriter for ImageImport {
         self.size.is_met_by(came).map_err(|why| place.refuse(Kind::Invalid, why))?;
         let size = place.whole_sectors(came)?;
         if let Some(writer) = self.writer.take() {
-            writer.finish(size.get()).at(Op::ImportVolume, &self.target.id)?;
+            let finished = writer.finish(size.get()).at(Op::ImportVolume, &self.target.id);
+            self.target.shared.placed(finished)?;
         }
-        self.target.commit()?;
+        let committed = self.target.commit();
+        self.target.shared.placed(committed)?;
         Ok(size)
     }
 

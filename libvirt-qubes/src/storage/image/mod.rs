@@ -91,6 +91,7 @@ mod place;
 mod probe;
 mod regular;
 mod revisions;
+mod room;
 mod source_note;
 
 use std::fs::File;
@@ -265,10 +266,10 @@ impl ImageDriver {
     fn make_place(&self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let Shared { dir, flavour, disk, .. } = &*self.shared;
         places::needs_parent(dir)?;
-        let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
         std::iter::once(dir.clone())
             .chain(VolumeGroup::ALL.map(|group| dir.join(group.as_str())))
             .try_for_each(|path| places::must_be_folder(&path))?;
+        let made = disk.make_dir(dir).at(Op::SetupPool, dir.display())?;
         let fits = fits(dir).and_then(|()| {
             if *flavour == Flavour::Reflink(SetupCheck::Probe) && !Self::can_share_blocks(dir)? {
                 let advice =
@@ -303,34 +304,6 @@ impl ImageDriver {
 }
 
 impl Shared {
-    fn usage(&self, op: Op) -> Result<PoolUsage> {
-        let figures = rustix::fs::statvfs(&self.dir).at(op, self.dir.display())?;
-        let bytes = |blocks: u64| ByteSize::bytes(blocks.saturating_mul(figures.f_frsize));
-        Ok(PoolUsage {
-            size: bytes(figures.f_blocks),
-            usage: bytes(figures.f_blocks.saturating_sub(figures.f_bfree)),
-            // As `df` sees it: btrfs holds space for metadata that no data gets, ext4 some for root.
-            available: Some(bytes(figures.f_bavail)),
-            metadata: None,
-        })
-    }
-
-    /// Refuses what takes space where there is not much left.
-    fn room(&self, op: Op, what: &dyn std::fmt::Display) -> Result<()> {
-        let Some(mark) = self.near_full_percent else { return Ok(()) };
-        let percent = self.usage(op)?.data_percent();
-        if !self.watermark.is_reached(mark, percent) {
-            return Ok(());
-        }
-        let why = format!(
-            "{}the file system of {} is {percent} % full, from {mark} % on what takes space is refused; make it larger, or \
-             remove something",
-            self.called(),
-            self.dir.display()
-        );
-        Err(Error::new(Kind::NoSpace, op, what).because(why))
-    }
-
     fn method(&self) -> Method {
         match self.flavour {
             Flavour::File => Method::Data,
@@ -426,7 +399,7 @@ impl Driver for ImageDriver {
     }
 
     fn create(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
-        self.at_work(id, Op::CreateVolume)?.create(spec)
+        self.shared.placed(self.at_work(id, Op::CreateVolume)?.create(spec))
     }
 
     fn remove(&self, id: &VolumeId) -> Result<()> {
@@ -447,11 +420,11 @@ impl Driver for ImageDriver {
         let place = self.at_work(id, Op::StartVolume)?;
         // The pool may have been away until now.
         self.shared.choose_way()?;
-        place.start(spec, release_source, job).map(Some)
+        self.shared.placed(place.start(spec, release_source, job)).map(Some)
     }
 
     fn stop(&self, id: &VolumeId, spec: &VolumeSpec, ending: Ending) -> Result<()> {
-        self.at_work(id, Op::StopVolume)?.stop(spec, ending)
+        self.shared.placed(self.at_work(id, Op::StopVolume)?.stop(spec, ending))
     }
 
     fn prepare(&self, id: &VolumeId, spec: &VolumeSpec) {
@@ -459,7 +432,7 @@ impl Driver for ImageDriver {
     }
 
     fn recover(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Recovered> {
-        self.at_work(id, Op::Recover)?.recover(spec)
+        self.shared.placed(self.at_work(id, Op::Recover)?.recover(spec))
     }
 
     fn begin_import(
@@ -469,12 +442,12 @@ impl Driver for ImageDriver {
         size: ImportSize,
     ) -> Result<Box<dyn ImportWriter>> {
         self.shared.is_there(Op::ImportVolume, id)?;
-        Ok(Box::new(import::ImageImport::begin(&self.shared, id, spec, size)?))
+        Ok(Box::new(self.shared.placed(import::ImageImport::begin(&self.shared, id, spec, size))?))
     }
 
     fn import_from(&self, id: &VolumeId, spec: &VolumeSpec, source: &Export, job: &Job) -> Result<()> {
         self.shared.is_there(Op::ImportVolume, id)?;
-        import::copy_from(&self.shared, id, spec, source, job)
+        self.shared.placed(import::copy_from(&self.shared, id, spec, source, job))
     }
 
     fn export(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<Export> {
@@ -511,7 +484,7 @@ impl Driver for ImageDriver {
 
 impl Resize for ImageDriver {
     fn resize(&self, id: &VolumeId, spec: &VolumeSpec, size: ByteSize) -> Result<()> {
-        self.at_work(id, Op::ResizeVolume)?.resize(spec, size)
+        self.shared.placed(self.at_work(id, Op::ResizeVolume)?.resize(spec, size))
     }
 }
 

@@ -34,7 +34,8 @@ impl Revisions for ImageDriver {
         });
         // The file of a kept state was made when it was kept; what it holds was committed when its data says.
         let kept = found.kept.iter();
-        let kept = kept.map(|(number, m)| ((m.mtime(), m.mtime_nsec()), m.mtime(), RevisionName::Kept(*number)));
+        let kept =
+            kept.map(|(number, m)| ((m.mtime(), m.mtime_nsec()), m.mtime(), RevisionName::Kept(*number)));
         let mut all: Vec<_> = automatic.chain(kept).collect();
         all.sort_by_key(|(at, ..)| *at);
         Ok(all
@@ -44,11 +45,11 @@ impl Revisions for ImageDriver {
     }
 
     fn revert(&self, id: &VolumeId, spec: &VolumeSpec, revision: &RevisionId, job: &Job) -> Result<()> {
-        self.at_work(id, Op::RevertVolume)?.revert(spec, revision, job)
+        self.shared.placed(self.at_work(id, Op::RevertVolume)?.revert(spec, revision, job))
     }
 
     fn keep(&self, id: &VolumeId, spec: &VolumeSpec, number: u64, job: &Job) -> Result<RevisionId> {
-        self.at_work(id, Op::CreateVolume)?.keep(spec, number, job)
+        self.shared.placed(self.at_work(id, Op::CreateVolume)?.keep(spec, number, job))
     }
 
     fn forget(&self, id: &VolumeId, revision: &RevisionId) -> Result<()> {
