@@ -167,7 +167,7 @@ impl FromStr for PoolName {
     }
 }
 
-/// The version of a kernel, which is the name of its folder: no `/`, no NUL, not `.` or `..`, not empty.
+/// The version of a kernel, which is the name of its folder: no `/`, no control character, not `.` or `..`, not empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KernelVersion(std::sync::Arc<str>);
@@ -182,6 +182,10 @@ impl FromStr for KernelVersion {
         }
         if text.is_empty() || text == "." || text == ".." || text.contains('\0') || text.len() > 255 {
             return Err(BadId::new("Kernel name must be the name of a folder"));
+        }
+        // In a list it would be two.
+        if text.chars().any(char::is_control) {
+            return Err(BadId::new("Kernel name cannot contain control characters"));
         }
         Ok(Self(text.into()))
     }

@@ -1,5 +1,7 @@
 //! The driver of kernels.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libvirt_qubes::Kind;
@@ -48,6 +50,12 @@ fn a_kernel_is_a_folder_with_an_image_and_perhaps_more() {
     add(dir.path(), "5.15-small", &["vmlinuz"]);
     add(dir.path(), "broken", &["modules.img"]);
     std::fs::write(dir.path().join("vm-kernels/file"), "").unwrap();
+    // Nobody could name these, and in a list one would be two.
+    for odd in [&b"6.1\n6.2"[..], b"6\x1b[2J", b"\xff"] {
+        let folder = dir.path().join("vm-kernels").join(OsStr::from_bytes(odd));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("vmlinuz"), "x").unwrap();
+    }
     let kernels = driver.as_kernels().unwrap();
     let versions: Vec<_> = kernels.versions().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(versions, ["5.15-small", "6.1", "broken"]);
