@@ -221,6 +221,12 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             "Snapshot volume %s must be in the same pool as its origin (%s volume of template),cannot move to pool %s ",
             [volume.to_string(), volume.to_string(), pool.to_string()],
         ),
+        Refusal::KernelInPoolOfVolumes { volume, pool } => exception(
+            Class::StoragePoolException,
+            "Volume %s cannot lie in storage pool %s, which holds volumes of qubes: kernels lie in a pool of the driver \
+             linux-kernel",
+            [volume.to_string(), quoted(pool.as_str())],
+        ),
         Refusal::NoDefaultPool => plain(
             Class::QubesException,
             "No storage pool was named and no default is set: set the property 'default_pool'",
@@ -411,6 +417,11 @@ fn refused(refusal: Refusal, sees: Sees<'_>) -> Failure {
             [quoted(&kernel)],
         ),
         Refusal::NoSuchPool { .. } => plain(Class::QubesPropertyValueError, "No such storage pool"),
+        Refusal::PoolOfVolumes { pool } => exception(
+            Class::QubesPropertyValueError,
+            "Storage pool %s holds volumes of qubes, not kernels",
+            [quoted(pool.as_str())],
+        ),
         Refusal::PoolOfKernels { pool } => exception(
             Class::QubesPropertyValueError,
             "Storage pool %s holds kernels, not volumes of qubes",

@@ -84,7 +84,11 @@ fn value(property: &'static str) -> BoxedStrategy<String> {
         "keyboard_layout" => some(&["de++", "cz+qwerty+a:b", "de", "1++"]),
         "devices_denied" => some(&["", "u******b******u******", "xxxxxxx", "b"]),
         "mac" => some(&["00:16:3E:aa:bb:cc", "00:16:3e:00:00:01", "nonsense"]),
-        "default_pool" | "default_pool_private" | "default_pool_root" | "default_pool_volatile" => {
+        "default_pool"
+        | "default_pool_kernel"
+        | "default_pool_private"
+        | "default_pool_root"
+        | "default_pool_volatile" => {
             some(&["varlibqubes", "extra", "second", "linux-kernel", "kernels", "nowhere"])
         }
         _ => some(&["1", "500", " 1_000 ", "0", "-1", "many", ""]),

@@ -224,6 +224,13 @@ pub enum Refusal {
         /// The pool that was asked for.
         pool: PoolName,
     },
+    /// A kernel's volume should lie in a pool of VMs' volumes.
+    KernelInPoolOfVolumes {
+        /// The volume.
+        volume: VolumeName,
+        /// The pool that was asked for.
+        pool: PoolName,
+    },
     /// No pool was named and there is no default.
     NoDefaultPool,
     /// The volumes of one VM would get one name twice, or a name that another VM's volume has.
@@ -479,6 +486,11 @@ pub enum Refusal {
     },
     /// A global property wants a pool for volumes of VMs, and names one of kernels.
     PoolOfKernels {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// A pool of VMs' volumes cannot be that of kernels.
+    PoolOfVolumes {
         /// The pool.
         pool: PoolName,
     },

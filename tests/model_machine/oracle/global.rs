@@ -150,6 +150,11 @@ impl Oracle {
             ) if self.pool(pool).is_ok_and(|pool| pool.holds_kernels()) => {
                 bad(format!("Storage pool '{pool}' holds kernels, not volumes of qubes"))
             }
+            ("default_pool_kernel", Value::Text(pool))
+                if self.pool(pool).is_ok_and(|pool| !pool.holds_kernels()) =>
+            {
+                bad(format!("Storage pool '{pool}' holds volumes of qubes, not kernels"))
+            }
             ("default_template", Value::Vm(Some(target))) if self.vms[target].class != Class::Template => {
                 bad(format!(
                     "wrong VM class: domains['{target}'] is of type {} and not TemplateVM",

@@ -233,6 +233,14 @@ impl Oracle {
             }
             volumes.push(volume);
         }
+        if let Pools::One("kernel", pool) = pools
+            && !self.pool(pool).unwrap().holds_kernels()
+        {
+            return refused(
+                "StoragePoolException",
+                format!("Volume kernel cannot lie in storage pool '{pool}'{REST}"),
+            );
+        }
         let misplaced = |volume: &Volume| {
             matches!(volume.kind, Kind::Origin(_) | Kind::Volatile(_))
                 && self.pool(&volume.pool).unwrap().holds_kernels()

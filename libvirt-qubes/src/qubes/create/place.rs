@@ -136,6 +136,10 @@ impl Placing<'_> {
             .or_else(|| model.default_pool_of(name.as_str()))
             .ok_or(Refusal::NoDefaultPool)?;
         match model.pool(pool.as_str()) {
+            // One that a default gives is left to whoever gives the VM a kernel: it may boot without.
+            Some(pool) if kind == VolumeKind::Kernel && named.is_some() && !pool.holds_kernels() => {
+                Err(Refusal::KernelInPoolOfVolumes { volume: name.clone(), pool: pool.name.clone() })
+            }
             Some(pool) => Ok(pool.name.clone()),
             None => Err(Refusal::UnknownPool { pool: pool.clone() }),
         }

@@ -113,6 +113,13 @@ fn what_is_wrong_with_a_request_is_named() {
             app(each("root", "varlibqubes")),
             R::SnapshotPool { volume: "root".parse().unwrap(), pool: "varlibqubes".parse().unwrap() },
         ),
+        (
+            app(each("kernel", "varlibqubes")),
+            R::KernelInPoolOfVolumes {
+                volume: "kernel".parse().unwrap(),
+                pool: "varlibqubes".parse().unwrap(),
+            },
+        ),
         (app(each("swap", "varlibqubes")), R::NoSuchVolume { vm: name("a"), volume: "swap".to_owned() }),
     ] {
         assert_eq!(refused(&snapshot, &new), refusal, "{new:?}");

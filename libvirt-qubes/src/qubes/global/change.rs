@@ -14,8 +14,8 @@ use super::{Global, default, value, value_shown};
 /// and all events are sent.
 ///
 /// # Errors
-/// Unknown property; a value that breaks a rule; a pool of kernels for volumes of VMs, which a state that was taken in may
-/// name all the same. What is vetoed after it was announced says so in `pre_events`.
+/// Unknown property; a value that breaks a rule; a pool of kernels for volumes of VMs, or the other way round, which a state that
+/// was taken in may name all the same. What is vetoed after it was announced says so in `pre_events`.
 pub fn set(snapshot: &Snapshot, name: &str, bytes: &[u8]) -> Result<Diff<()>, Refused> {
     let global = Global::find(name)?;
     let value = parse::parse(&snapshot.model, global.name(), global.kind().wire(), bytes)?;
@@ -23,6 +23,9 @@ pub fn set(snapshot: &Snapshot, name: &str, bytes: &[u8]) -> Result<Diff<()>, Re
         (GlobalKind::Pool, Value::Str(pool)) => match snapshot.model.pool(&pool) {
             Some(pool) if pool.holds_kernels() && global != Global::DefaultPoolKernel => {
                 return Err(Refusal::PoolOfKernels { pool: pool.name.clone() }.into());
+            }
+            Some(pool) if !pool.holds_kernels() && global == Global::DefaultPoolKernel => {
+                return Err(Refusal::PoolOfVolumes { pool: pool.name.clone() }.into());
             }
             Some(pool) => Value::Pool(pool.name.clone()),
             None => return Err(Refusal::NoSuchPool { pool: pool.to_string() }.into()),

@@ -296,6 +296,8 @@ fn a_bad_value_is_refused_in_these_words_and_without_an_event() {
         let of_kernels = R::PoolOfKernels { pool: "linux-kernel".parse().unwrap() };
         assert_eq!(refused(&mut snapshot, property, "linux-kernel"), of_kernels);
     }
+    let of_volumes = R::PoolOfVolumes { pool: "varlibqubes".parse().unwrap() };
+    assert_eq!(refused(&mut snapshot, "default_pool_kernel", "varlibqubes"), of_volumes);
     set_to(&mut snapshot, "default_pool_kernel", "linux-kernel").unwrap();
     assert_eq!(
         refused(&mut snapshot, "default_template", "work"),
