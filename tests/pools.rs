@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mgmt_tests::scene::{create, files, start, state, template, until};
-use mgmt_tests::{Answer, Daemon, Mounted, Start};
+use mgmt_tests::{Answer, Daemon, Hooked, Mounted, Start};
 
 fn add(daemon: &Daemon, driver: &str, name: &str, options: &str) -> Answer {
     let payload = format!("name={name}\n{options}");
@@ -286,6 +286,29 @@ fn a_pool_that_a_damaged_vm_uses_stays() {
         refused(&answer, "QubesPoolInUseError", "Storage pool is in use: volumes of work");
     }
     assert_eq!(pools(&daemon), ["varlibqubes", "linux-kernel", "fast", "kernels"]);
+}
+
+#[test]
+fn what_was_not_made_is_not_removed_with_a_command() {
+    let hooked = Hooked::new();
+    let daemon = hooked.start("").start();
+    template(&daemon);
+    hooked.add(&daemon);
+    let payload = b"name=work label=red pool=hooked";
+    let create = || daemon.call("mgmt.vm.CreateInPool.StandaloneVM", "dom0", "", payload);
+    let removals = || ["root", "private", "volatile"].map(|volume| hooked.runs("post_volume_remove", volume));
+    hooked.fail("pre_volume_create");
+    refused(&create(), "StoragePoolException", "as a test wants it");
+    assert_eq!(removals(), [0, 0, 0]);
+    hooked.mend("pre_volume_create");
+    // Of the one that was made and is refused afterwards, once.
+    hooked.fail("post_volume_create");
+    refused(&create(), "StoragePoolException", "as a test wants it");
+    assert_eq!(removals(), [1, 0, 0]);
+    hooked.mend("post_volume_create");
+    assert_eq!(create().ok(), "");
+    assert_eq!(daemon.call("mgmt.vm.Remove", "work", "", b"").ok(), "");
+    assert_eq!(removals(), [2, 1, 1]);
 }
 
 #[test]

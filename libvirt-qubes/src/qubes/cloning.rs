@@ -123,7 +123,7 @@ impl Creation {
             let at = opened.iter().position(|(name, _)| *name == volume.id.volume);
             match at.map(|at| opened.swap_remove(at)) {
                 Some((_, export)) => self.copy(export, volume).await?,
-                None => self.host.storage.create(volume).await?,
+                None => self.create(volume).await?,
             }
         }
         Ok(())

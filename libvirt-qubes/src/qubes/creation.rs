@@ -4,7 +4,7 @@
 //! it was seen that nothing lies there yet. So whoever undoes, this daemon or the next, removes nothing of
 //! somebody else's and forgets nothing of ours.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use super::volume::VolumeConfig;
 use super::volumes;
 use super::write::Write;
 use crate::error::{Error, Kind, Op, Result};
-use crate::ids::{ByteSize, VmName};
+use crate::ids::{ByteSize, VmName, VolumeName};
 use crate::storage::{Import, ImportSize, Volume};
 
 /// What a client asks for; the rest of a [`NewVm`] is the host's to choose.
@@ -114,6 +114,8 @@ pub(super) struct Creation {
     pub(super) plan: Plan,
     /// Those that a driver keeps something of, in the order of the VM's.
     pub(super) volumes: Vec<Volume>,
+    /// Those of them whose creation has succeeded.
+    created: Mutex<Vec<VolumeName>>,
     registered: Registered,
     _held: Held,
 }
@@ -153,7 +155,8 @@ impl Creation {
         };
         match (placed, turn) {
             (Ok(volumes), Ok((registered, held))) => {
-                Ok(Self { host: Arc::clone(host), plan, volumes, registered, _held: held })
+                let created = Mutex::default();
+                Ok(Self { host: Arc::clone(host), plan, volumes, created, registered, _held: held })
             }
             (Err(refusal), _) => Err(forget(host, plan.pending, refusal.into()).await),
             (Ok(_), Err(no)) => {
@@ -204,7 +207,7 @@ impl Creation {
     async fn make_all(&self) -> Result<(), HostError> {
         for volume in &self.volumes {
             self.check()?;
-            self.host.storage.create(volume).await?;
+            self.create(volume).await?;
         }
         Ok(())
     }
@@ -212,9 +215,22 @@ impl Creation {
     pub(super) async fn make_all_but_root(&self) -> Result<(), HostError> {
         for volume in self.volumes.iter().filter(|volume| volume.id.volume.as_str() != "root") {
             self.check()?;
-            self.host.storage.create(volume).await?;
+            self.create(volume).await?;
         }
         Ok(())
+    }
+
+    /// Makes an empty volume.
+    pub(super) async fn create(&self, volume: &Volume) -> Result<()> {
+        self.host.storage.create(volume).await?;
+        self.created.lock().unwrap_or_else(PoisonError::into_inner).push(volume.id.volume.clone());
+        Ok(())
+    }
+
+    /// Whether there is nothing of a volume to be removed: it was not made, and nothing of an attempt has stayed.
+    async fn is_nothing(&self, volume: &Volume) -> bool {
+        let created = self.created.lock().unwrap_or_else(PoisonError::into_inner).contains(&volume.id.volume);
+        !created && self.host.storage.vacant(volume).await.is_ok()
     }
 
     /// The root volume is as large as its image.
@@ -261,6 +277,9 @@ impl Creation {
             })
         };
         for volume in self.volumes.iter().rev().filter(|volume| made(volume)) {
+            if self.is_nothing(volume).await {
+                continue;
+            }
             if let Err(error) = self.host.storage.remove(volume).await {
                 self.host.waiting.not_removed(self.plan.pending, &name, &error);
                 return;
