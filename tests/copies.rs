@@ -108,6 +108,28 @@ fn a_daemon_that_is_asked_to_end_calls_copies_off_at_once_and_leaves_all_as_it_w
     }
 }
 
+/// What it was run for is settled by the next daemon.
+#[test]
+fn a_command_that_hangs_does_not_outlive_the_daemon() {
+    let hooked = Hooked::new();
+    let mut daemon = scene(&hooked, "", &["work"]);
+    let before = (files(&hooked.path()), scene::names(&daemon));
+    hooked.hold("pre_volume_create");
+    // Whether the answer still comes, the machine's speed decides.
+    let mut stream = daemon.socket().connect();
+    let request = b"mgmt.vm.CreateInPool.AppVM+base dom0 name dom0\0name=new label=red pool:private=hooked";
+    stream.write_all(request).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    hooked.wait_until_held();
+    assert_ne!(hooked.processes(), Vec::<String>::new());
+    kill_process(Pid::from_raw(daemon.pid().cast_signed()).unwrap(), Signal::TERM).unwrap();
+    daemon.wait_for_its_end();
+    assert_eq!(hooked.processes(), Vec::<String>::new());
+    hooked.release("pre_volume_create");
+    let daemon = daemon.kill_and_restart();
+    until("the creation is undone", || (files(&hooked.path()), scene::names(&daemon)) == before);
+}
+
 /// The events of a volume's progress until another one, that one included: what is done, and in all.
 fn progress(events: &mut Events, of: &str, last: &str) -> Vec<(u64, u64)> {
     let begins = format!("{of} done=");

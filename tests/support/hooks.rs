@@ -86,6 +86,16 @@ impl Hooked {
         std::fs::remove_file(self.at(format!("fail-{hook}"))).unwrap();
     }
 
+    /// The command lines of the hooks that run.
+    pub fn processes(&self) -> Vec<String> {
+        let hook = self.at("hook");
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let line = std::fs::read(entry.unwrap().path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        });
+        processes.filter(|line| line.contains(hook.to_str().unwrap())).collect()
+    }
+
     /// How often this hook was run for a volume of this name.
     pub fn runs(&self, hook: &str, volume: &str) -> usize {
         let log = std::fs::read_to_string(self.at("log")).unwrap_or_default();

@@ -199,6 +199,12 @@ impl Host {
         self.operations.cancel_all(&[OperationKind::Create, OperationKind::Copy]);
     }
 
+    /// Kills the commands around pools that still run, with their children: for a caller whose patience with
+    /// [`close`](Self::close) is over. What they were run for fails, and is settled at the next start where it is not before.
+    pub fn end_commands(&self) {
+        self.storage.end_commands();
+    }
+
     /// Ends the host: what copies data is cancelled, the rest is finished, then the store is closed. VMs go on.
     ///
     /// # Errors

@@ -101,6 +101,12 @@ impl Storage {
         self.inner.tuning.clone()
     }
 
+    /// Kills the commands around pools that run, as at their deadline; none is run any more. For a caller that ends and cannot
+    /// wait.
+    pub fn end_commands(&self) {
+        self.inner.tuning.end_commands.cancel();
+    }
+
     /// Prepares a new pool's place and takes it in under `name`.
     ///
     /// # Errors

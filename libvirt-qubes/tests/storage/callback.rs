@@ -27,7 +27,7 @@ shift 5
 echo "$hook $*" >> "$dir/log"
 echo "$pool $bdriver $conf_id" >> "$dir/head"
 if [ -e "$dir/kill" ] && [ "$(wc -l < "$dir/log")" -eq "$(cat "$dir/kill")" ]; then kill -9 $PPID; fi
-if [ -e "$dir/wait.$hook" ]; then sleep 1000 & wait; fi
+if [ -e "$dir/wait.$hook" ]; then echo $$ > "$dir/waits"; sleep 1000 & wait; fi
 if [ -e "$dir/signal.$hook" ]; then echo said; echo SIGNAL_setup; fi
 if [ -e "$dir/fail.$hook" ]; then cat "$dir/fail.$hook" >&2; echo "no $hook today" >&2; exit 3; fi
 "#;
@@ -429,6 +429,35 @@ fn a_command_that_has_no_end_is_killed_with_its_children() {
     assert_eq!(error.kind(), Kind::TimedOut, "{}", error.report());
     assert!(error.report().contains("was killed"), "{}", error.report());
     assert_eq!(rig.files(), Vec::<String>::new());
+}
+
+#[test]
+fn a_command_does_not_outlive_its_caller_and_none_is_run_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(dir.path(), "file", "");
+    let options = BTreeMap::from([("conf_id".to_owned(), "conf".to_owned())]);
+    let callback_config = dir.path().join("callback.json").into();
+    let tuning = Tuning { callback_config, ..Tuning::default() };
+    let end = tuning.end_commands.clone();
+    let driver = DriverKind::Callback.open(&"cb".parse().unwrap(), &options, tuning).unwrap();
+    driver.setup().unwrap();
+    rig.set("wait.pre_volume_create", "");
+    rig.log();
+    let ended = std::thread::scope(|scope| {
+        let creates = scope.spawn(|| driver.create(&work(), &origin()));
+        while std::fs::read_to_string(dir.path().join("waits")).map_or(true, |pid| !pid.ends_with('\n')) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        end.cancel();
+        creates.join().unwrap().unwrap_err()
+    });
+    assert_eq!(ended.kind(), Kind::Cancelled);
+    assert!(ended.report().contains("was killed: the daemon ends"), "{}", ended.report());
+    let pid = std::fs::read_to_string(dir.path().join("waits")).unwrap();
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "{pid} runs on");
+    rig.unset("wait.pre_volume_create");
+    assert_eq!(driver.create(&work(), &origin()).unwrap_err().kind(), Kind::Cancelled);
+    assert_eq!(rig.log().len(), 1);
 }
 
 #[test]

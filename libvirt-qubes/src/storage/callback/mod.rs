@@ -26,7 +26,7 @@
 //! ## Order, and what a failure leaves
 //!
 //! A command fails when it cannot be executed, ends with another status than 0, or takes longer than
-//! [`Tuning::command_limit`]: then it is killed with its children. The error has the hook, the command, how it ended
+//! [`Tuning::command_limit`]: then it is killed with its children, as it is when the caller ends ([`Tuning::end_commands`]). The error has the hook, the command, how it ended
 //! and what it wrote to standard error. A command may be run once more after a failure or a crash, and has to bear that.
 //!
 //! | operation | steps | when one fails |
@@ -77,6 +77,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use self::config::{Config, Configured};
 use self::hook::Hook;
 use self::lent::{CallbackImport, ExportEnd};
@@ -86,9 +88,9 @@ use super::{
 };
 use crate::error::{Error, Kind, Op, Result};
 use crate::ids::{ByteSize, PoolName};
+use crate::said;
 
 /// So much of what a command says is kept.
-use crate::said;
 const MOST_OUTPUT: usize = 64 * 1024;
 /// So much of its standard error is told.
 const MOST_TOLD: usize = 2 * 1024;
@@ -106,6 +108,8 @@ struct Shared {
     config: Config,
     inner: Arc<dyn Driver>,
     limit: Duration,
+    /// Cancelled when the caller ends.
+    end: CancellationToken,
     is_open: AtomicBool,
     /// Held while `pre_sinit` runs.
     opening: Mutex<()>,
@@ -127,22 +131,19 @@ impl CallbackDriver {
     /// `Invalid` for a configuration that is missing or wrong; what opening the driver in the middle says.
     pub fn open(pool: &PoolName, conf_id: &str, tuning: Tuning) -> Result<Self> {
         let config = Config::read(&tuning.callback_config, conf_id)?;
-        let limit = tuning.command_limit;
+        let (limit, end) = (tuning.command_limit, tuning.end_commands.clone());
         let inner = config.bdriver.open(pool, &config.arguments, tuning)?;
-        Ok(Self::around(pool, config, inner, limit))
-    }
-
-    fn around(pool: &PoolName, config: Config, inner: Arc<dyn Driver>, limit: Duration) -> Self {
         let shared = Shared {
             pool: pool.clone(),
             is_open: AtomicBool::new(config.command(Hook::PreSinit).is_none()),
             config,
             inner,
             limit,
+            end,
             opening: Mutex::default(),
             put_off: Mutex::default(),
         };
-        Self { shared: Arc::new(shared) }
+        Ok(Self { shared: Arc::new(shared) })
     }
 }
 
@@ -207,13 +208,17 @@ impl Shared {
                 (generic, generic.to_process(told.into_iter().chain(words.iter().map(String::as_str))))
             }
         };
-        tracing::info!(pool = %self.pool, %hook, command = %line, ?words, "runs a command");
         let refuse = |kind: Kind, how: String| {
             Error::new(kind, op, about).because(format!("{hook}, the command {line}, {how}"))
         };
-        let is_wanted = || job.check(op, about).is_ok();
+        if self.end.is_cancelled() {
+            return Err(refuse(Kind::Cancelled, "is not run: the daemon ends".to_owned()));
+        }
+        tracing::info!(pool = %self.pool, %hook, command = %line, ?words, "runs a command");
+        let is_wanted = || job.check(op, about).is_ok() && !self.end.is_cancelled();
         let ended = command::output_while(&mut process, self.limit, MOST_OUTPUT, &is_wanted);
         let ended = ended.map_err(|failed| match failed {
+            _ if self.end.is_cancelled() => refuse(Kind::Cancelled, "was killed: the daemon ends".to_owned()),
             _ if !is_wanted() => {
                 refuse(Kind::Cancelled, "was killed: what it was run for was called off".to_owned())
             }

@@ -67,6 +67,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 pub use names::{LvName, VgName};
 pub use op::{LvOp, Resizing};
 pub use report::Lv;
@@ -89,7 +91,7 @@ use crate::storage::about::About;
 const LARGEST_CHUNK: u64 = 16 << 20;
 
 /// What holds for all pools, from the caller's configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Tuning {
     /// From here on, in percent of data or metadata, what takes space is refused.
     pub near_full_percent: u8,
@@ -99,6 +101,8 @@ pub struct Tuning {
     pub command_limit: Duration,
     /// The configuration of the driver `callback`.
     pub callback_config: Arc<Path>,
+    /// Once it is cancelled, commands around pools are killed as at their deadline, and none is run any more: the caller ends.
+    pub end_commands: CancellationToken,
 }
 
 impl Default for Tuning {
@@ -108,6 +112,7 @@ impl Default for Tuning {
             refresh: Duration::from_secs(10),
             command_limit: Duration::from_secs(120),
             callback_config: Path::new("/etc/qubes_callback.json").into(),
+            end_commands: CancellationToken::new(),
         }
     }
 }

@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// From SIGTERM to the end, at most.
 const GRACE: Duration = Duration::from_secs(30);
+/// So much of it is for what follows when commands around pools are killed.
+const LAST: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -117,7 +119,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         serving.await.context("the server's task")?;
         Ok(host.close().await?)
     };
-    match tokio::time::timeout(GRACE, ending).await {
+    let mut ending = std::pin::pin!(ending);
+    let ended = match tokio::time::timeout(GRACE.saturating_sub(LAST), &mut ending).await {
+        Err(_) => {
+            // They would run on without anybody to kill them.
+            host.end_commands();
+            tokio::time::timeout(LAST, ending).await
+        }
+        ended => ended,
+    };
+    match ended {
         Ok(ended) => ended,
         Err(_) => {
             tracing::warn!(
@@ -163,6 +174,7 @@ fn tuning(config: &Config) -> storage::Tuning {
         refresh: Duration::from_secs(u64::from(config.storage.refresh_s.get())),
         command_limit: Duration::from_secs(u64::from(config.storage.command_timeout_s.get())),
         callback_config: absolute(config.storage.callback_config.clone()).into(),
+        ..storage::Tuning::default()
     }
 }
 
