@@ -71,7 +71,7 @@ mod config;
 mod hook;
 mod lent;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,6 +115,8 @@ struct Shared {
     opening: Mutex<()>,
     /// Volumes that were to be recovered before the pool was open.
     put_off: Mutex<HashMap<VolumeId, VolumeSpec>>,
+    /// Volumes that are gone, and `post_volume_remove` has not succeeded for them.
+    untold: Mutex<HashSet<VolumeId>>,
 }
 
 /// The volume that a hook is about.
@@ -142,6 +144,7 @@ impl CallbackDriver {
             end,
             opening: Mutex::default(),
             put_off: Mutex::default(),
+            untold: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -157,6 +160,15 @@ impl Shared {
                 .source()
                 .map_or_else(|| "None".to_owned(), |source| self.inner.vid(source, spec)),
         }
+    }
+
+    /// Runs `post_volume_remove`. Until it has succeeded the volume is not vacant: its caller removes it again.
+    fn tell_removed(&self, op: Op, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
+        let untold = || self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        untold().insert(id.clone());
+        self.hook(op, id, spec, Hook::PostVolumeRemove, None)?;
+        untold().remove(id);
+        Ok(())
     }
 
     /// Runs a hook of the pool.
@@ -358,6 +370,10 @@ impl Driver for CallbackDriver {
 
     fn vacant(&self, id: &VolumeId) -> Result<()> {
         self.shared.ready(Op::CreateVolume, id)?;
+        if self.shared.untold.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
+            let why = "it is gone, and its post_volume_remove has not succeeded yet";
+            return Err(Error::new(Kind::Busy, Op::CreateVolume, id).because(why));
+        }
         self.shared.inner.vacant(id)
     }
 
@@ -368,7 +384,9 @@ impl Driver for CallbackDriver {
         shared.inner.create(id, spec)?;
         shared.hook(op, id, spec, Hook::PostVolumeCreate, None).inspect_err(|_| {
             match shared.inner.remove(id) {
-                Ok(()) => shared.hook_if_possible(op, id, spec, Hook::PostVolumeRemove, None),
+                Ok(()) => shared.tell_removed(op, id, spec).unwrap_or_else(|e| {
+                    tracing::error!(volume = %id, error = e.report(), "a command around a volume failed");
+                }),
                 Err(e) => tracing::error!(volume = %id, error = e.report(), "a volume that failed stays"),
             }
         })
@@ -379,7 +397,7 @@ impl Driver for CallbackDriver {
         shared.open(op)?;
         shared.inner.remove(id)?;
         shared.put_off.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        shared.hook(op, id, &any_spec(), Hook::PostVolumeRemove, None)
+        shared.tell_removed(op, id, &any_spec())
     }
 
     fn verify(&self, id: &VolumeId, spec: &VolumeSpec) -> Result<()> {
