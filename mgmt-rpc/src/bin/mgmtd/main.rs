@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 /// From SIGTERM to the end, at most.
 const GRACE: Duration = Duration::from_secs(30);
 /// So much of it is for what follows when commands around pools are killed.
-const LAST: Duration = Duration::from_secs(2);
+const LAST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
