@@ -519,7 +519,7 @@ fn a_volatile_volume_does_not_get_a_size_that_no_file_can_have() {
     };
     for refused in [
         driver.resize(&other, &origin, size),
-        driver.create(&"appvms/work/new".parse().unwrap(), &too_large),
+        driver.create(&"appvms/fresh/new".parse().unwrap(), &too_large),
         import(),
     ] {
         let refused = refused.unwrap_err();

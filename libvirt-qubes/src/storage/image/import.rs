@@ -59,7 +59,8 @@ impl Target {
         place.remove_unfinished(&found)?;
         place.make_dir()?;
         let path = place.path(&Image::Import);
-        let file = shared.disk.create(&path).at(Op::ImportVolume, path.display())?;
+        let file = shared.disk.create(&path).at(Op::ImportVolume, path.display());
+        let file = file.inspect_err(|_| place.drop_empty_dir())?;
         let made = FileId::of(&file.metadata().at(Op::ImportVolume, path.display())?);
         let target = Self {
             shared: Arc::clone(shared),

@@ -41,8 +41,9 @@ impl Place<'_> {
         if spec.kind != VolumeKind::Origin {
             return Ok(());
         }
+        let size = self.whole_sectors(spec.size)?;
         self.make_dir()?;
-        self.empty(&Image::Clean, self.whole_sectors(spec.size)?, Durability::Durable)?;
+        self.empty(&Image::Clean, size, Durability::Durable).inspect_err(|_| self.drop_empty_dir())?;
         self.sync_dir_name()
     }
 

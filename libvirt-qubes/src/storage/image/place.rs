@@ -212,6 +212,13 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Removes the VM's folder, if it is empty, after what was to be made in it was not.
+    pub(super) fn drop_empty_dir(&self) {
+        if let Err(e) = self.disk().remove_empty_dir(&self.dir) {
+            tracing::warn!(dir = %self.dir.display(), error = %e, "an empty folder stays");
+        }
+    }
+
     /// Removes revisions that are the clean image itself: what a crash left between a commit's link and its rename.
     pub(super) fn remove_twins(&self, found: &mut Found) -> Result<()> {
         let Some(clean) = &found.clean else { return Ok(()) };
