@@ -10,7 +10,7 @@ use super::names::{LvName, Role};
 use super::op::{LvOp, Resizing};
 use super::place::{Found, Place, Worth};
 use super::room::Need;
-use crate::error::{At, Kind, Op, Result};
+use crate::error::{At, Error, Kind, Op, Result};
 use crate::ids::ByteSize;
 use crate::storage::about::About;
 use crate::storage::sparse::{self, SparseWriter};
@@ -58,8 +58,7 @@ impl Target {
         };
         let mut found = place.known().map_or_else(|| place.look(), Ok)?;
         if found.snap.is_some() {
-            let why = format!("Cannot import to dirty volume {id} - start and stop a qube to cleanup");
-            return Err(place.refuse(Kind::Busy, why));
+            return Err(dirty(&place));
         }
         if let Some(foreign) = &found.foreign {
             return Err(place.refuse(Kind::AlreadyExists, format!("{foreign} is not in this thin pool")));
@@ -114,6 +113,9 @@ impl Target {
         if self.made != Some(Role::Clean) {
             let place = self.place()?;
             let found: Found = place.look()?;
+            if found.snap.is_some() {
+                return Err(dirty(&place));
+            }
             place.commit(&self.spec, Role::Import, found)?;
         }
         self.made = None;
@@ -248,6 +250,11 @@ impl ImportWriter for LvmImport {
         drop(self.writer.take());
         self.target.remove()
     }
+}
+
+fn dirty(place: &Place<'_>) -> Error {
+    let why = format!("Cannot import to dirty volume {} - start and stop a qube to cleanup", place.id);
+    place.refuse(Kind::Busy, why)
 }
 
 /// An import from another volume.

@@ -1,6 +1,7 @@
 //! One volume's LVs, during one operation: what is there, and the changes that operations are made of.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Shared;
@@ -300,8 +301,8 @@ impl<'a> Place<'a> {
     /// The committed state. By what is known of it, if that can be opened; else LVM is asked.
     pub(super) fn open_current(&self) -> Result<Export> {
         let open = |found: &Found| {
-            let (role, lv) = found.current().ok_or_else(|| self.why_no_current(found))?;
-            self.open(role, lv)
+            let (role, _) = found.current().ok_or_else(|| self.why_no_current(found))?;
+            self.open(role)
         };
         match self.known().map(|found| open(&found)) {
             Some(Ok(export)) => Ok(export),
@@ -310,13 +311,16 @@ impl<'a> Place<'a> {
     }
 
     /// Opens an LV and keeps it from being written in place and from going.
-    pub(super) fn open(&self, role: Role, lv: &Lv) -> Result<Export> {
+    fn open(&self, role: Role) -> Result<Export> {
         self.activate(role)?;
         let path = self.shared.runner.device(&self.names.lv(role));
         let opened = self.shared.uses.read(self.id, || File::open(&path));
-        let (file, reading) = opened.at(self.op, path.display())?;
+        let (mut file, reading) = opened.at(self.op, path.display())?;
         let hold = super::gone::Hold::new(self.shared, reading);
-        Ok(Export::new(file, path, crate::ids::ByteSize::bytes(lv.size), hold))
+        // Of the device: what is known may be of before somebody else made it larger.
+        let size = file.seek(SeekFrom::End(0)).at(self.op, path.display())?;
+        file.rewind().at(self.op, path.display())?;
+        Ok(Export::new(file, path, crate::ids::ByteSize::bytes(size), hold))
     }
 }
 

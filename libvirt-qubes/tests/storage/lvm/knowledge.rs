@@ -128,6 +128,36 @@ fn a_start_that_goes_by_what_is_known_goes_on_where_somebody_else_has_changed_na
 }
 
 #[test]
+fn a_copy_is_as_large_as_what_it_is_of_though_somebody_else_has_made_that_larger() {
+    let lvm = Arc::new(ModelOfLvm::new());
+    let driver = driver(&lvm);
+    driver.setup().unwrap();
+    let private = id("appvms/work/private");
+    runs(&driver, &private, &spec(1), &[1]);
+    let size = libvirt_qubes::ids::ByteSize::bytes(2 * super::model::SIZE);
+    let how = libvirt_qubes::storage::lvm::Resizing::Grow;
+    lvm.run(&LvOp::Resize { lv: lv("vm-work-private"), size, how }).unwrap();
+    assert_eq!(driver.export(&private, &spec(1)).unwrap().size(), size);
+}
+
+#[test]
+fn what_was_copied_is_not_committed_under_a_run_that_somebody_else_has_begun() {
+    let lvm = Arc::new(ModelOfLvm::new());
+    let driver = driver(&lvm);
+    driver.setup().unwrap();
+    let (private, source) = (id("appvms/work/private"), id("appvms/source/private"));
+    runs(&driver, &private, &spec(1), &[1]);
+    runs(&driver, &source, &spec(1), &[2]);
+    let (of, made) = (lv("vm-work-private"), lv("vm-work-private-snap"));
+    lvm.run(&LvOp::Snapshot { of, lv: made }).unwrap();
+    let export = driver.export(&source, &spec(1)).unwrap();
+    let refused = driver.import_from(&private, &spec(1), &export, &Job::default()).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Busy);
+    assert_eq!(lvm.byte("vm-work-private"), 1);
+    assert!(!lvm.lvs().contains(&"vm-work-private-import".to_owned()));
+}
+
+#[test]
 fn a_stop_commits_also_where_somebody_else_has_changed_names() {
     for is_clean_gone in [false, true] {
         let lvm = Arc::new(ModelOfLvm::new());
