@@ -46,11 +46,12 @@ async fn a_start_that_came_later_is_no_reason_to_refuse_a_change_of_a_volume() {
     let mut late = pin!(host.clear_volume(&name, "private"));
     begin(late.as_mut()).await;
     import.abort().await;
-    clear.await.unwrap();
-    revert.await.unwrap();
-    next.await.unwrap().abort().await;
-    start.await.unwrap();
-    let late = late.await;
+    // The next import holds the lock until it is given up, whichever of them has its turn first.
+    let next = async { next.await.unwrap().abort().await };
+    let (clear, revert, (), start, late) = tokio::join!(clear, revert, next, start, late);
+    clear.unwrap();
+    revert.unwrap();
+    start.unwrap();
     assert!(matches!(&late, Err(HostError::Refused(Refusal::NotHalted { .. }))), "{late:?}");
     host.kill(&work()).await.unwrap();
     host.close().await.unwrap();
