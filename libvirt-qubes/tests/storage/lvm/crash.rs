@@ -83,6 +83,8 @@ struct Faulty {
     fault: Mutex<Option<Fault>>,
     changes: AtomicUsize,
     reports: AtomicUsize,
+    /// Reports of all volumes there are.
+    listings: AtomicUsize,
 }
 
 impl Faulty {
@@ -92,6 +94,7 @@ impl Faulty {
             fault: Mutex::default(),
             changes: AtomicUsize::new(0),
             reports: AtomicUsize::new(0),
+            listings: AtomicUsize::new(0),
         });
         let driver =
             LvmDriver::with_runner(pool(), Tuning::default(), Arc::clone(&faulty) as Arc<dyn Runner>);
@@ -109,6 +112,9 @@ impl Faulty {
 
 impl Runner for Faulty {
     fn run(&self, op: &LvOp) -> Result<Vec<Lv>, Failed> {
+        if let LvOp::All(_) = op {
+            self.listings.fetch_add(1, Ordering::SeqCst);
+        }
         let (changes, reports) = match op.is_report() {
             true => (self.changes.load(Ordering::SeqCst), Some(self.reports.fetch_add(1, Ordering::SeqCst))),
             false => (self.changes.fetch_add(1, Ordering::SeqCst), None),
@@ -190,6 +196,7 @@ impl Scenario {
         (self.prepare)(&driver, &volume, &spec);
         let (mut changes, mut reports, mut succeeded) = (0, 0, true);
         if act {
+            let listings = faulty.listings.load(Ordering::SeqCst);
             // It is known by now what there is.
             drop(told(&driver, &volume, &spec));
             faulty.arm(fault);
@@ -197,6 +204,7 @@ impl Scenario {
             // What follows the answer may fail too.
             driver.prepare(&volume, &spec);
             driver.prepare(&id(TEMPLATE), &super::scenarios::spec(1));
+            assert_eq!(faulty.listings.load(Ordering::SeqCst), listings, "{name} lists all volumes");
             changes = faulty.changes.load(Ordering::SeqCst);
             reports = faulty.reports.load(Ordering::SeqCst);
             faulty.arm(None);
